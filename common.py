@@ -1,0 +1,856 @@
+"""Dataset, models, train/eval loop and weights files, shared by every script.
+
+Shapes: B batch, M mel bins, T frames, C classes (0 Not Depressed, 1 Depressed), N clips.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+# Huge pages for tensors: 1.14 times faster CNN steps on Linux. PyTorch reads it at import.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import report
+from dataset import (  # noqa: F401 (some are for those who import common)
+    InputError,
+    check_clips,
+    check_writable,
+    min_max,
+    read_labels,
+    read_spectrogram,
+    run,
+    split_clips,
+    split_folds,
+    write_atomically,
+)
+
+CLASS_NAMES = ("Not Depressed", "Depressed")
+NOTICE = (
+    "This is not a diagnosis. It is a research model's guess from a few seconds of sound; "
+    "it can be wrong, and only a professional can assess depression."
+)
+SYNTHETIC_NOTICE = "Trained on synthetic voices: its verdicts mean nothing about real people."
+TEMPERATURES = (0.5, 5.0)  # bounds: a few validation people must not make anybody certain
+CHECKPOINT_SECONDS = 60.0
+LINEAR_CLIPS = 20_000  # the yardstick is fitted on at most so many: memory stays flat
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
+
+
+# --- dataset ------------------------------------------------------------------------------------
+
+
+class SpectrogramDataset(Dataset):
+    """Clips read on demand: item i is (float32 tensor (M, T) in [0, 1], label)."""
+
+    def __init__(self, frame: pd.DataFrame, folder: str | Path):
+        self.ids, self.labels = frame["id"].tolist(), frame["label"].tolist()
+        self.folder = str(folder)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        path = os.path.join(self.folder, self.ids[index] + ".npy")
+        return torch.from_numpy(read_spectrogram(path)), self.labels[index]
+
+
+# --- models -------------------------------------------------------------------------------------
+
+
+class CNNDNN(nn.Module):
+    """Three convolutions, three dense layers (CNN-DNN.ipynb); 32,665,410 weights at (128, 251)."""
+
+    def __init__(self, n_mels=128, n_frames=251, dropout=0.5):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
+        self.conv3 = nn.Conv2d(64, 128, kernel_size=3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.relu = nn.ReLU()
+        self.batchnorm1 = nn.BatchNorm2d(32)
+        self.batchnorm2 = nn.BatchNorm2d(64)
+        self.batchnorm3 = nn.BatchNorm2d(128)
+        self.fc1 = nn.Linear(128 * (n_mels // 8) * (n_frames // 8), 512)
+        self.fc2 = nn.Linear(512, 128)
+        self.fc3 = nn.Linear(128, 2)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, M, T) in [0, 1] -> logits (B, C)."""
+        x = x.unsqueeze(1)
+        # ReLU after the pooling: the same function, as both are monotonic, on a quarter of the data
+        x = self.relu(self.pool(self.batchnorm1(self.conv1(x))))  # (B, 32, M/2, T/2)
+        x = self.relu(self.pool(self.batchnorm2(self.conv2(x))))  # (B, 64, M/4, T/4)
+        x = self.relu(self.pool(self.batchnorm3(self.conv3(x))))  # (B, 128, M/8, T/8)
+        x = self.dropout(self.relu(self.fc1(x.flatten(1))))
+        x = self.dropout(self.relu(self.fc2(x)))
+        return self.fc3(x)
+
+
+class LSTMClassifier(nn.Module):
+    """Two stacked LSTM layers and a dense one (LSTM.ipynb); 327,426 weights at (128, 251)."""
+
+    def __init__(
+        self,
+        n_mels=128,
+        n_frames=251,
+        hidden_size=128,
+        num_layers=2,
+        dropout=0.3,
+        steps="mel",
+        pool="last",
+    ):
+        super().__init__()
+        self.steps, self.pool = steps, pool
+        input_size = n_frames if steps == "mel" else n_mels
+        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
+        self.fc = nn.Linear(hidden_size, 2)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, M, T) in [0, 1] -> logits (B, C)."""
+        if self.steps == "time":
+            x = x.transpose(1, 2)
+        out, _ = self.lstm(x)  # (B, steps, hidden_size)
+        out = out.mean(1) if self.pool == "mean" else out[:, -1]
+        return self.fc(self.dropout(out))
+
+
+# --- augmentation -------------------------------------------------------------------------------
+
+
+MAX_MASK = 20  # bins and frames, at strength 1
+MAX_NOISE = 0.03  # sd, where a clip spans 0 to 1
+
+
+def _mask(x: torch.Tensor, dim: int, strength: float) -> torch.Tensor:
+    """Silences a random band of bins (dim 1) or frames (dim 2) in every clip of (B, M, T)."""
+    size = x.shape[dim]
+    width = torch.randint(min(round(MAX_MASK * strength), size) + 1, (len(x), 1, 1))
+    start = (torch.rand(len(x), 1, 1) * (size - width + 1)).long()
+    place = torch.arange(size).view((1, -1, 1) if dim == 1 else (1, 1, -1))
+    band = (place >= start) & (place < start + width)
+    return x.masked_fill(band.to(x.device), 0.0)
+
+
+def augment(x: torch.Tensor, strength: float) -> torch.Tensor:
+    """Each clip of (B, M, T) turned in time, noisier and masked (SpecAugment, Park et al. 2019).
+
+    Args:
+        strength: 1 masks up to 20 bins and 20 frames and adds noise of sd up to 0.03.
+    """
+    clips, mels, frames = x.shape
+    start = torch.randint(frames, (clips, 1, 1))
+    turned = ((torch.arange(frames) + start) % frames).expand(clips, mels, frames)
+    x = x.gather(2, turned.to(x.device))
+    loudness = MAX_NOISE * strength * torch.rand(clips, 1, 1)
+    x = (x + loudness.to(x.device) * torch.randn_like(x)).clamp(0, 1)
+    return _mask(_mask(x, 1, strength), 2, strength)
+
+
+def mixup(x: torch.Tensor, target: torch.Tensor, alpha: float) -> tuple:
+    """Blends each clip (B, M, T) and its target (B, C) with another's (Zhang et al. 2018)."""
+    share = torch.distributions.Beta(alpha, alpha).sample((len(x), 1)).to(x.device)
+    other = torch.randperm(len(x), device=x.device)
+    blend = share * target + (1 - share) * target[other]
+    return torch.lerp(x[other], x, share.unsqueeze(2)), blend
+
+
+# --- training -----------------------------------------------------------------------------------
+
+SCHEDULES = {
+    "onecycle": torch.optim.lr_scheduler.OneCycleLR,  # Smith & Topin 2018
+    "constant": lambda optimizer, *_: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+}
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM, after the batch was finished and the checkpoint written."""
+
+
+class Diverged(Exception):
+    """The loss is no longer a number."""
+
+
+def say(*words) -> None:
+    """Prints at once, on the first process only."""
+    if RANK == 0:
+        print(*words, flush=True)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the accelerator where PyTorch sees one; torchrun gives each process its own."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        name = found.type if found else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name}: PyTorch cannot use it here; try cpu") from error
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device):
+    """The autocast context for auto, fp32 or bf16.
+
+    auto is bf16 where the processor or GPU multiplies it natively; elsewhere bf16 is slower.
+    """
+    if device.type == "cpu":
+        flags = torch.cpu.get_capabilities()
+        native = bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+    else:
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    enabled = name == "bf16" or (name == "auto" and native)
+    return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
+
+
+@contextmanager
+def _noted_signals() -> Iterator[list]:
+    """Yields the list of Ctrl-C and SIGTERM received, for the loop to look at between batches."""
+    noted = []
+    before = {
+        number: signal.signal(number, lambda received, _: noted.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@torch.inference_mode()
+def predict_logits(model: nn.Module, batches, autocast=None) -> np.ndarray:
+    """Logits (N, C), float32, of an iterable of tensors (B, M, T); leaves `model` in eval mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    with autocast or nullcontext():
+        logits = [model(batch.to(device)).float().cpu() for batch in batches]
+    return torch.cat(logits).numpy() if logits else np.empty((0, 2), np.float32)
+
+
+class Training:
+    """One run of one model on one split; `state()` is all that a checkpoint needs.
+
+    With validation clips the epoch of least validation loss is chosen, and `patience` epochs
+    without a better one end the run; without them the last epoch is chosen. The randomness of a
+    step is seeded by the step's number, so that no random state has to be kept.
+    """
+
+    def __init__(self, model: nn.Module, dataset: Dataset, split: dict, args, device):
+        self.model = model.to(device, memory_format=torch.channels_last)  # 1.5 times faster
+        self.dataset, self.split, self.args = dataset, split, args
+        self.device, self.autocast = device, pick_precision(args.precision, device)
+        self.labels = np.array(dataset.labels)
+        self.network = nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True
+        )
+        self.steps = -(-len(split["train"]) // args.batch_size)  # per epoch
+        self.schedule = SCHEDULES[args.schedule](self.optimizer, args.lr, args.epochs * self.steps)
+        counts = np.bincount(self.labels[split["train"]], minlength=2)
+        weights = counts.sum() / (2 * counts) if args.balance else np.ones(2)
+        self.targets = torch.diag(torch.tensor(weights, dtype=torch.float32)).to(device)  # (C, C)
+        self.changes = []  # what is done to a batch and its targets before it is learnt
+        if args.augment:
+            self.changes.append(lambda x, target: (augment(x, args.augment), target))
+        if args.mixup:
+            self.changes.append(lambda x, target: mixup(x, target, args.mixup))
+        self.epoch, self.batch, self.losses = 1, 0, torch.zeros(self.steps, device=device)
+        self.history, self.best = [], None
+
+    def state(self) -> dict:
+        parts = ("model", "optimizer", "schedule")
+        state = {name: getattr(self, name).state_dict() for name in parts}
+        progress = ("epoch", "batch", "losses", "history", "best")
+        return state | {"progress": {name: getattr(self, name) for name in progress}}
+
+    def load_state(self, state: dict) -> None:
+        for name in ("model", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        vars(self).update(state["progress"])
+        self.losses = self.losses.to(self.device)
+
+    def load(self, batches: list) -> DataLoader:
+        """Batches of this process's share of each batch of positions."""
+        shares = [batch[RANK::WORLD].tolist() for batch in batches if len(batch) > RANK]
+        return DataLoader(
+            self.dataset,
+            batch_sampler=shares,
+            num_workers=self.args.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def step(self, x: torch.Tensor, y: torch.Tensor, clips: int) -> torch.Tensor:
+        """Learns from this process's share of a batch of `clips` -> the sum of its losses."""
+        x = x.to(self.device, non_blocking=True)
+        target = self.targets[y.to(self.device, non_blocking=True)]  # (B, C), class-weighted
+        for change in self.changes:
+            x, target = change(x, target)
+        with self.autocast:
+            logits = self.network(x)
+        loss = F.cross_entropy(logits.float(), target, reduction="sum")
+        self.optimizer.zero_grad()
+        (loss * (WORLD / clips)).backward()  # DistributedDataParallel divides by WORLD
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.detach()
+
+    def train_epoch(self, after_step: Callable) -> float:
+        """Goes on from `self.batch` to the epoch's end -> mean training loss per clip."""
+        args = self.args
+        # Near-equal batches: a runt at the end would unsettle the batch-norms.
+        order = np.random.default_rng([args.seed, self.epoch]).permutation(self.split["train"])
+        batches = np.array_split(order, self.steps)
+        self.model.train()
+        bar = tqdm(
+            self.load(batches[self.batch :]),
+            f"epoch {self.epoch}/{args.epochs}",
+            self.steps,
+            initial=self.batch,
+            unit="batch",
+            leave=False,
+            delay=2,
+            disable=None if RANK == 0 else True,
+        )
+        for x, y in bar:
+            step = (self.epoch - 1) * self.steps + self.batch
+            torch.manual_seed((args.seed * 1_000_003 + step) * WORLD + RANK)
+            self.losses[self.batch] = self.step(x, y, len(batches[self.batch]))
+            self.batch += 1
+            after_step()
+        losses = self.losses.clone()
+        if WORLD > 1:
+            torch.distributed.all_reduce(losses)
+        if not losses.isfinite().all():
+            batch = int((~losses.isfinite()).nonzero()[0])
+            raise Diverged(f"loss {losses[batch]:g} in epoch {self.epoch}, batch {batch + 1}")
+        return losses.sum().item() / len(order)
+
+    def predict(self, name: str, autocast=None) -> np.ndarray:
+        """Logits (N, C) of the clips of one side of the split, each process computing its share."""
+        positions = self.split[name]  # in ascending order
+        batches = np.array_split(positions, -(-len(positions) // (2 * self.args.batch_size)) or 1)
+        logits = predict_logits(self.model, (x for x, _ in self.load(batches)), autocast)
+        if WORLD > 1:
+            shares = [None] * WORLD
+            torch.distributed.all_gather_object(shares, logits)
+            order = np.concatenate([b[rank::WORLD] for rank in range(WORLD) for b in batches])
+            logits = np.concatenate(shares)[np.argsort(order)]
+        return logits
+
+    def validate(self, train_loss: float) -> dict:
+        """The epoch's record; remembers the weights if the epoch is the best so far."""
+        loss = accuracy = None
+        if len(self.split["val"]):
+            logits, labels = self.predict("val", self.autocast), self.labels[self.split["val"]]
+            loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+            accuracy = float((logits.argmax(1) == labels).mean())
+        if not self.args.patience or not self.best or loss < self.best["loss"]:
+            weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.best = {"epoch": self.epoch, "loss": loss, "weights": weights}
+        names = ("epoch", "train_loss", "val_loss", "val_accuracy")
+        return dict(zip(names, (self.epoch, train_loss, loss, accuracy), strict=True))
+
+    def stale(self) -> bool:
+        """No better epoch within `patience`; never without validation clips."""
+        return bool(self.best) and 0 < self.args.patience <= self.epoch - 1 - self.best["epoch"]
+
+    def fit(self, save=None, on_epoch=None) -> None:
+        """Trains to the end and leaves the chosen epoch's weights in the model.
+
+        Args:
+            save: called with `state()` every CHECKPOINT_SECONDS and at an interruption.
+            on_epoch: called with each epoch's record.
+
+        Raises:
+            Interrupted: after Ctrl-C or SIGTERM.
+            Diverged: NaN in the first epoch; in a later one the best epoch so far is kept.
+        """
+        due = time.monotonic() + CHECKPOINT_SECONDS
+        with _noted_signals() as signals:
+
+            def after_step():
+                nonlocal due
+                if save and (signals or time.monotonic() > due):
+                    save(self.state())
+                    due = time.monotonic() + CHECKPOINT_SECONDS
+                if signals:
+                    raise Interrupted(signals[0])
+
+            while self.epoch <= self.args.epochs and not self.stale():
+                started = time.monotonic()
+                try:
+                    record = self.validate(self.train_epoch(after_step))
+                except Diverged as error:
+                    if not self.best:
+                        raise
+                    say(f"{error}: stopped, the weights of epoch {self.best['epoch']} are kept")
+                    break
+                self.history.append(record)
+                self.epoch, self.batch = self.epoch + 1, 0
+                say(_epoch_line(record, self.args.epochs, time.monotonic() - started))
+                if on_epoch:
+                    on_epoch(record)
+        self.model.load_state_dict(self.best["weights"])
+
+
+def _epoch_line(record: dict, epochs: int, seconds: float) -> str:
+    line = f"epoch {record['epoch']:3}/{epochs}  train loss {record['train_loss']:.4f}"
+    if record["val_loss"] is not None:
+        line += f"  val loss {record['val_loss']:.4f}  val accuracy {record['val_accuracy']:.3f}"
+    return f"{line}  {seconds:.1f} s"
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T for which softmax(logits / T) fits the labels best (Guo et al. 2017); 1 without any."""
+    if not len(labels):
+        return 1.0
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_t):
+        scaled = torch.from_numpy(logits / np.exp(log_t))
+        return F.cross_entropy(scaled, torch.from_numpy(labels)).item()
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
+
+
+# --- weights files ------------------------------------------------------------------------------
+
+MODELS = {"cnn": CNNDNN, "lstm": LSTMClassifier}
+LARGEST_ARGUMENT = 65_536  # a header that asks for more lies
+
+
+def versions() -> dict:
+    """The versions that a result depends on."""
+    packages = {"torch": torch.__version__, "numpy": np.__version__}
+    return {"python": platform.python_version(), **packages}
+
+
+def fingerprint(participant: str) -> str:
+    """Tells whether training saw a participant, without the weights naming anybody."""
+    return hashlib.sha256(participant.encode()).hexdigest()[:16]
+
+
+def save_weights(path: str | Path, model: nn.Module, metadata: dict) -> None:
+    """Writes a safetensors file that load_weights rebuilds the model from."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    # One entry: safetensors writes several in an order that differs from run to run.
+    header = {"speech-depression": json.dumps(metadata, sort_keys=True)}
+    with write_atomically(path) as temporary:
+        save_file(tensors, temporary, header)
+
+
+def _rebuild(metadata: dict, tensors: dict) -> nn.Module:
+    arguments = metadata["arguments"]
+    numbers = [n for n in arguments.values() if not isinstance(n, str)]
+    if not all(0 <= n <= LARGEST_ARGUMENT for n in numbers) or arguments.get("num_layers", 1) > 64:
+        raise ValueError("arguments out of range")
+    if not (metadata["temperature"] > 0 and metadata["class_names"] and metadata["data"]):
+        raise ValueError("incomplete")
+    with torch.device("meta"):  # no memory is taken for what the file does not hold
+        model = MODELS[metadata["model"]](**arguments)
+    model.load_state_dict(tensors, assign=True)
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError("weights that are not finite")
+    return model.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+
+
+def load_weights(path: str | Path) -> tuple[nn.Module, dict]:
+    """Rebuilds a model from a file of save_weights.
+
+    Returns:
+        The model in eval mode, and the metadata: model, arguments, shape (M, T), preprocessing,
+        class_names, temperature, data, test, versions.
+
+    Raises:
+        InputError: no such file, not one of ours, or damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {})["speech-depression"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _rebuild(metadata, tensors), metadata
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except KeyError as error:
+        raise InputError(
+            f"{path}: no weights of this project ({error} is missing); train_cnn.py or "
+            "train_lstm.py make them"
+        ) from error
+    except (SafetensorError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: damaged, or no weights file: {reason}") from error
+
+
+# --- the training scripts -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training script decides."""
+
+    name: str  # the model's in MODELS; weights/{name}.safetensors
+    defaults: dict  # of the shared flags
+    add_arguments: Callable  # (argument group) -> None: the model's own flags
+    arguments: tuple  # which flags go to the model's constructor
+
+    def parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(
+            description=f"Trains the {self.name.upper()} and writes its weights and report.",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        add_arguments(parser, self.name)
+        self.add_arguments(parser.add_argument_group("model").add_argument)
+        parser.set_defaults(**self.defaults)
+        return parser
+
+    def build(self, args, shape: tuple[int, int]) -> tuple[nn.Module, dict]:
+        """A new model, seeded, and its constructor's arguments."""
+        arguments = dict(zip(("n_mels", "n_frames"), shape, strict=True))
+        arguments |= {name: getattr(args, name) for name in self.arguments}
+        torch.manual_seed(args.seed)
+        return MODELS[self.name](**arguments), arguments
+
+
+def at_least(low: float, kind: type = int) -> Callable:
+    """An argparse type: a finite number that is not below `low`."""
+
+    def number(text: str):
+        if not low <= kind(text) < float("inf"):
+            raise ValueError
+        return kind(text)
+
+    number.__name__ = f"number of at least {low}"
+    return number
+
+
+def _fold_count(text: str) -> int | str:
+    return text if text == "people" else at_least(2)(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """The flags that the training scripts share."""
+    count, rate = at_least(0), at_least(0, float)
+    add = parser.add_argument_group("data").add_argument
+    folder, labels = "a .npy per clip (default: Spectrograms)", "id,label (default: dataset.csv)"
+    add("--spectrograms", metavar="FOLDER", default=argparse.SUPPRESS, help=folder)
+    add("--labels", metavar="CSV", default=argparse.SUPPRESS, help=labels)
+    split = "what no two sides share; clip is the notebooks' protocol, and flatters"
+    add("--split", choices=("participant", "clip"), default="participant", help=split)
+    folds = "cross-validate in K folds, or 'people' to leave one out at a time: report, no weights"
+    add("--folds", metavar="K", type=_fold_count, help=folds)
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", metavar="N", type=at_least(1), help="times that each clip is learnt")
+    add("--batch-size", metavar="CLIPS", type=at_least(1), help="clips per step")
+    add("--lr", metavar="RATE", type=rate, help="learning rate, at its peak")
+    add("--schedule", choices=SCHEDULES, default="onecycle", help="of the learning rate")
+    add("--weight-decay", metavar="RATE", type=rate, help="AdamW's; 0 is Adam")
+    add("--mixup", metavar="ALPHA", type=rate, help="of the Beta distribution; 0 is none")
+    patience = "stop after N without a better validation loss; 0: no validation, the last is kept"
+    add("--patience", metavar="N", type=count, help=patience)
+    masks = "mask, turn and blur clips; 1 is masks of up to 20 bins and frames"
+    add("--augment", metavar="STRENGTH", type=rate, nargs="?", const=1.0, default=1.0, help=masks)
+    add("--no-augment", dest="augment", action="store_const", const=0.0, default=argparse.SUPPRESS)
+    add("--balance", action=argparse.BooleanOptionalAction, default=True, help="weight the classes")
+    add("--seed", metavar="N", type=count, default=42, help="of split, weights and batches")
+    add = parser.add_argument_group("run").add_argument
+    add("--weights", metavar="FILE", default=f"weights/{name}.safetensors", help="to be written")
+    add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, mps")
+    precision = "auto is bf16 where the processor has it"
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=precision)
+    add("--workers", metavar="N", type=count, default=0, help="processes that read clips")
+    add("--resume", action="store_true", help="go on from an interrupted run's checkpoint")
+
+
+def _arguments(args) -> dict:
+    """The arguments that the result depends on, not where it is computed or written."""
+    left_out = ("spectrograms", "labels", "weights", "device", "workers", "resume")
+    return {name: value for name, value in vars(args).items() if name not in left_out}
+
+
+def _use_synthetic_voices(args) -> None:
+    import synthetic
+
+    say("No Spectrograms/ and no dataset.csv here: USING SYNTHETIC VOICES, from synthetic/")
+    if RANK == 0:
+        synthetic.make_dataset("synthetic")
+    if WORLD > 1:
+        torch.distributed.barrier()
+    args.spectrograms, args.labels = "synthetic/Spectrograms", "synthetic/dataset.csv"
+
+
+def load_dataset(args) -> tuple[pd.DataFrame, dict]:
+    """Reads and checks what --spectrograms and --labels name -> (a row per clip, about the data).
+
+    With neither given nor there, the synthetic dataset is made, once, and that is said.
+    """
+    given = {"spectrograms", "labels"} & set(vars(args))
+    if not (given or Path("Spectrograms").exists() or Path("dataset.csv").exists()):
+        _use_synthetic_voices(args)
+    folder = args.spectrograms = Path(vars(args).get("spectrograms", "Spectrograms"))
+    labels = Path(vars(args).get("labels", "dataset.csv"))
+    if not folder.is_dir():
+        raise InputError(f"--spectrograms {folder}: no such folder (of a .npy file per clip)")
+    frame = read_labels(labels)
+    about = labels.with_name("dataset.json")  # prepare.py and synthetic.py write it
+    known = json.loads(about.read_text()) if about.exists() else {}
+    return frame, {
+        "corpus": known.get("corpus"),
+        "synthetic": known.get("synthetic", False),
+        "sound": known.get("settings"),
+        "shape": check_clips(frame, folder),
+        "sha256": hashlib.sha256(labels.read_bytes()).hexdigest(),
+    }
+
+
+@contextmanager
+def _processes(args) -> Iterator[torch.device]:
+    """Yields the device; joins the other processes of torchrun, if there are any."""
+    device = pick_device(args.device)
+    try:
+        if WORLD > 1:
+            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        yield device
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{device} ran out of memory: lower --batch-size ({args.batch_size})"
+        ) from error
+    except torch.distributed.DistBackendError as error:
+        raise InputError("another process of this run ended: start again with --resume") from error
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _linear_probabilities(dataset: SpectrogramDataset, split: dict, seed: int) -> np.ndarray:
+    """The yardstick fitted on the same training people -> (N,) for the test clips."""
+    rng = np.random.default_rng(seed)
+    train = split["train"]
+    if len(train) > LINEAR_CLIPS:
+        train = np.sort(rng.choice(train, LINEAR_CLIPS, replace=False))
+
+    def features(positions):
+        return np.stack([report.linear_features(dataset[i][0].numpy()) for i in positions])
+
+    linear = report.fit_linear(features(train), np.array(dataset.labels)[train])
+    return linear.predict_proba(features(split["test"]))[:, 1]
+
+
+def _plan(args, frame: pd.DataFrame) -> list[dict]:
+    """The splits to train on: one, or one per fold."""
+    if not args.folds:
+        return [split_clips(frame, args.split, args.seed, validate=args.patience > 0)]
+    people = frame["participant"].nunique()
+    folds = people if args.folds == "people" else args.folds
+    units = people if args.split == "participant" else len(frame)
+    if folds > units:
+        raise InputError(
+            f"--folds {folds}: only {units} participants; pass at most --folds {units}"
+        )
+    frame = frame.drop(columns="split", errors="ignore")  # every person is tested once
+    return [
+        split_clips(frame, args.split, args.seed, test, validate=args.patience > 0)
+        for _, test in split_folds(frame, folds, args.split, args.seed)
+    ]
+
+
+def _describe(args, frame: pd.DataFrame, splits: list[dict]) -> dict:
+    """How the data is split, for the terminal, the report and the weights."""
+    sides = {name: frame.iloc[positions] for name, positions in splits[0].items()}
+    people = {name: set(side["participant"]) for name, side in sides.items()}
+    return {
+        "split": "official" if "split" in frame and not args.folds else args.split,
+        "folds": len(splits) if args.folds else None,
+        "total": {"clips": len(frame), "participants": frame["participant"].nunique()},
+        "clips": {name: len(side) for name, side in sides.items()},
+        "participants": {name: len(side) for name, side in people.items()},
+        "on_both_sides": len(people["test"] & (people["train"] | people["val"])),
+    }
+
+
+def _announce(args, data: dict) -> None:
+    total, split, people = data["total"], data["split"], data["participants"]
+    say(f"{total['clips']} clips of {total['participants']} participants, each {data['shape']}")
+    if args.folds:
+        say(f"{data['folds']} folds by {split}")
+    else:
+        sides = [f"{name} {n} ({people[name]})" for name, n in data["clips"].items()]
+        say(f"split by {split}, clips (participants): {', '.join(sides)}")
+    if both := data["on_both_sides"]:
+        say(f"{both} participants stand on BOTH sides of the split: the score will flatter")
+
+
+def _train_split(model: nn.Module, dataset, split: dict, args, device, checkpoint) -> dict:
+    """Trains `model` on one split and scores the test clips, once."""
+    training = Training(model, dataset, split, args, device)
+    if checkpoint.state:
+        training.load_state(checkpoint.state)
+    training.fit(checkpoint.save)
+    temperature = fit_temperature(training.predict("val"), training.labels[split["val"]])
+    logits = training.predict("test") / temperature
+    return {
+        "history": training.history,
+        "best_epoch": training.best["epoch"],
+        "temperature": temperature,
+        "logit": (logits[:, 1] - logits[:, 0]).tolist(),
+        "linear": _linear_probabilities(dataset, split, args.seed).tolist(),
+    }
+
+
+def _predictions(frame: pd.DataFrame, splits: list[dict], results: list[dict]) -> pd.DataFrame:
+    """The test clips of all splits, with what was predicted for them when they were held out."""
+    parts = [
+        frame.iloc[split["test"]].assign(fold=number, logit=one["logit"], linear=one["linear"])
+        for number, (split, one) in enumerate(zip(splits, results, strict=True), 1)
+    ]
+    predictions = pd.concat(parts, ignore_index=True)
+    return predictions.assign(probability=1 / (1 + np.exp(-predictions["logit"])))
+
+
+def _report(recipe: Recipe, args, data: dict, predictions: pd.DataFrame, results: list) -> dict:
+    """Prints the report, and writes it beside the weights as JSON and as a picture."""
+    path, where = Path(args.weights), "out_of_fold" if args.folds else "test"
+    summary = report.summarise(predictions)
+    linear = report.summarise(predictions.assign(probability=predictions["linear"]))
+    runs = {key: [one[key] for one in results] for key in ("history", "best_epoch", "temperature")}
+    if args.folds:
+        by_fold = [report.summarise(rows)["clips"] for _, rows in predictions.groupby("fold")]
+        summary["folds"] = report.across_folds(by_fold)
+    else:
+        runs = {key: values[0] for key, values in runs.items()}
+    title = f"{recipe.name.upper()}, {where.replace('_', ' ')}"
+    if data["synthetic"]:
+        title += ", SYNTHETIC VOICES: says nothing about people"
+    say(f"\n{report.format_summary(title, summary, linear)}\n")
+    table = summary | {"linear": linear}
+    if args.folds:
+        rows = predictions.drop(columns=["linear", "probability", "split"], errors="ignore")
+        table["predictions"] = rows.astype(object).replace(np.nan, None).to_dict("list")
+    content = {"arguments": _arguments(args), "data": data, **runs, where: table}
+    with write_atomically(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(content | {"versions": versions()}, indent=1))
+    with write_atomically(path.with_suffix(".png")) as temporary:
+        report.plot(temporary, runs["history"], predictions, summary, runs["best_epoch"])
+    return summary
+
+
+def _metadata(recipe: Recipe, model_arguments: dict, data: dict, result: dict, test: dict) -> dict:
+    """What a weights file says about itself."""
+    return {
+        "model": recipe.name,
+        "arguments": model_arguments,
+        "shape": data["shape"],
+        "preprocessing": {"normalisation": "min-max per clip", "sound": data["sound"]},
+        "class_names": CLASS_NAMES,
+        "temperature": result["temperature"],
+        "data": {key: value for key, value in data.items() if key not in ("shape", "sound")},
+        "test": {level: test[level] for level in ("clips", "participants")},
+        "versions": versions(),
+    }
+
+
+class Checkpoint:
+    """What an interrupted run goes on from: finished folds, and the state of the current one."""
+
+    def __init__(self, args, data: dict):
+        self.path = Path(args.weights).with_suffix(".checkpoint")
+        self.run = {"arguments": _arguments(args), "sha256": data["sha256"]}
+        self.results, self.state = [], None
+        if args.resume:
+            self._load()
+        elif self.path.exists():
+            say(f"{self.path} of an interrupted run is not used: --resume would go on from it")
+
+    def _load(self) -> None:
+        if not self.path.exists():
+            return say(f"no {self.path} to go on from: starting from the beginning")
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            run, self.results, self.state = saved["run"], saved["results"], saved["state"]
+        except Exception as error:  # torch.load has many ways to say that a file is damaged
+            raise InputError(f"{self.path}: damaged; remove it to start anew") from error
+        differing = [
+            f"{name} was {run['arguments'].get(name)!r}, is {value!r}"
+            for name, value in self.run["arguments"].items()
+            if run["arguments"].get(name) != value
+        ]
+        if run["sha256"] != self.run["sha256"]:
+            differing.append("the labels file has changed")
+        if differing:
+            raise InputError(f"{self.path}: of another run: {'; '.join(differing)}")
+        say(f"going on from {self.path}")
+
+    def save(self, state: dict | None) -> None:
+        if RANK == 0:
+            content = {"run": self.run, "results": self.results, "state": state}
+            with write_atomically(self.path) as temporary:
+                torch.save(content, temporary)
+
+    def finish_fold(self, result: dict) -> None:
+        self.results.append(result)
+        self.state = None
+        self.save(None)
+
+
+def _train(recipe: Recipe, args, device: torch.device) -> None:
+    frame, data = load_dataset(args)
+    splits = _plan(args, frame)
+    data |= _describe(args, frame, splits)
+    _announce(args, data)
+    dataset = SpectrogramDataset(frame, args.spectrograms)
+    checkpoint = Checkpoint(args, data)
+    while (done := len(checkpoint.results)) < len(splits):
+        if args.folds:
+            say(f"fold {done + 1}/{len(splits)}")
+        model, arguments = recipe.build(args, data["shape"])
+        result = _train_split(model, dataset, splits[done], args, device, checkpoint)
+        checkpoint.finish_fold(result) if args.folds else checkpoint.results.append(result)
+    if RANK > 0:
+        return
+    predictions = _predictions(frame, splits, checkpoint.results)
+    summary = _report(recipe, args, data, predictions, checkpoint.results)
+    if not args.folds:
+        seen = frame["participant"].drop(splits[0]["test"])
+        data["seen"] = sorted({fingerprint(participant) for participant in seen})
+        metadata = _metadata(recipe, arguments, data, checkpoint.results[0], summary)
+        save_weights(args.weights, model, metadata)
+    written = Path(args.weights).with_suffix("")
+    say(f"wrote {written}.json and .png" + (", no weights" if args.folds else f", {args.weights}"))
+    checkpoint.path.unlink(missing_ok=True)
+
+
+def train(recipe: Recipe) -> int:
+    """What train_cnn.py and train_lstm.py do: read, split, train, score once, write."""
+    args = recipe.parser().parse_args()
+    check_writable(args.weights)
+    try:
+        with _processes(args) as device:
+            _train(recipe, args, device)
+    except Diverged as error:
+        raise InputError(f"{error}: nothing is saved; a lower --lr helps") from error
+    except Interrupted as error:
+        signum = error.args[0]
+        say("\nStopped, nothing is lost: the same command with --resume goes on from here.")
+        return 128 + signum
+    return 0

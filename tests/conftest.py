@@ -1,0 +1,104 @@
+"""What several test files need: small datasets, weights, and the scripts run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import common
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"  # real speech, where it is at hand
+
+
+def write_clips(folder, participants=12, clips=6, shape=(16, 24), seed=0, labels=None):
+    """Spectrograms/ and dataset.csv of made-up people; label 1 is louder in the low bins."""
+    rng = np.random.default_rng(seed)
+    folder = Path(folder)
+    (folder / "Spectrograms").mkdir(parents=True)
+    rows = []
+    for person in range(participants):
+        label = person % 2 if labels is None else labels[person]
+        colour = rng.normal(size=(shape[0], 1))
+        for clip in range(clips):
+            array = rng.normal(size=shape) + colour
+            array[: shape[0] // 4] += 1.5 * label
+            name = f"{person:03}_clip_{8 * clip}"
+            np.save(folder / "Spectrograms" / f"{name}.npy", array.astype(np.float32))
+            rows.append({"id": name, "label": label})
+    pd.DataFrame(rows).to_csv(folder / "dataset.csv", index=False)
+    return folder
+
+
+def write_weights(path, name="lstm", shape=(128, 251), synthetic=False, seed=0, **arguments):
+    """Untrained weights with the metadata of trained ones."""
+    torch.manual_seed(seed)
+    arguments = {"n_mels": shape[0], "n_frames": shape[1]} | arguments
+    metric = {"value": 0.7, "low": 0.6, "high": 0.8}
+    table = dict.fromkeys(common.report.METRICS, metric)
+    sides = {"train": 30, "val": 4, "test": 8}
+    metadata = {
+        "model": name,
+        "arguments": arguments,
+        "shape": shape,
+        "preprocessing": {"normalisation": "min-max per clip", "sound": None},
+        "class_names": common.CLASS_NAMES,
+        "temperature": 1.5,
+        "data": {
+            "corpus": "synthetic voices" if synthetic else "a test's",
+            "synthetic": synthetic,
+            "split": "participant",
+            "total": {"clips": 42, "participants": 12},
+            "clips": sides,
+            "participants": {"train": 8, "val": 2, "test": 2},
+            "on_both_sides": 0,
+            "sha256": "0" * 64,
+            "seen": [common.fingerprint("001")],
+        },
+        "test": {"clips": table, "participants": table},
+        "versions": common.versions(),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    common.save_weights(path, common.MODELS[name](**arguments), metadata)
+    return path
+
+
+def run_script(script, *arguments, cwd=ROOT, **environment):
+    """Runs a script of the repository as a user does -> the finished process."""
+    return subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def told(process) -> str:
+    """The one line that a user's mistake is told in."""
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    lines = process.stderr.strip().splitlines()
+    assert len(lines) == 1, process.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A folder with cnn.safetensors and lstm.safetensors for (128, 251) clips."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_weights(folder / "cnn.safetensors", "cnn")
+    write_weights(folder / "lstm.safetensors", "lstm", steps="time", pool="mean")
+    return folder

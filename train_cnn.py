@@ -1,0 +1,28 @@
+"""Trains the CNN-DNN on Spectrograms/*.npy and dataset.csv.
+
+python train_cnn.py --epochs 20
+"""
+
+from common import Recipe, at_least, run, train
+
+
+def add_arguments(add):
+    add("--dropout", metavar="P", type=at_least(0, float), default=0.5, help="of the dense layers")
+
+
+RECIPE = Recipe(
+    name="cnn",  # common.CNNDNN
+    defaults={
+        "epochs": 20,
+        "batch_size": 32,
+        "lr": 0.001,
+        "weight_decay": 0.05,
+        "mixup": 0.0,
+        "patience": 5,
+    },
+    add_arguments=add_arguments,
+    arguments=("dropout",),
+)
+
+if __name__ == "__main__":
+    run(lambda: train(RECIPE))
