@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -407,12 +407,21 @@ class Training:
                         raise
                     say(f"{error}: stopped, the weights of epoch {self.best['epoch']} are kept")
                     break
+                except RuntimeError as error:
+                    if _lost_peer(error) and save:  # between two steps, so the state is whole
+                        save(self.state())
+                    raise
                 self.history.append(record)
                 self.epoch, self.batch = self.epoch + 1, 0
                 say(_epoch_line(record, self.args.epochs, time.monotonic() - started))
                 if on_epoch:
                     on_epoch(record)
         self.model.load_state_dict(self.best["weights"])
+
+
+def _lost_peer(error: RuntimeError) -> bool:
+    """Whether another process of torchrun's has gone; gloo says so in a plain RuntimeError."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 def _epoch_line(record: dict, epochs: int, seconds: float) -> str:
@@ -458,7 +467,7 @@ def save_weights(path: str | Path, model: nn.Module, metadata: dict) -> None:
     # One entry: safetensors writes several in an order that differs from run to run.
     header = {"speech-depression": json.dumps(metadata, sort_keys=True)}
     with write_atomically(path) as temporary:
-        save_file(tensors, temporary, header)
+        temporary.write_bytes(to_safetensors(tensors, header))
 
 
 def _rebuild(metadata: dict, tensors: dict) -> nn.Module:
@@ -636,8 +645,10 @@ def _processes(args) -> Iterator[torch.device]:
         raise InputError(
             f"{device} ran out of memory: lower --batch-size ({args.batch_size})"
         ) from error
-    except torch.distributed.DistBackendError as error:
-        raise InputError("another process of this run ended: start again with --resume") from error
+    except RuntimeError as error:
+        if not _lost_peer(error):
+            raise
+        raise InputError("another process of this run has ended: go on with --resume") from error
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -6,6 +6,7 @@ Shapes: M mel bins, T frames, N clips.
 import io
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ def min_max(array: np.ndarray) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if low == high:
         raise InputError(f"constant (every value is {low:g}): a silent or an empty recording?")
-    if high - low > np.finfo(np.float32).max:
+    if high - low > float(np.finfo(np.float32).max):
         raise InputError(f"values from {low:g} to {high:g} are no spectrogram")
     return (array - low) / (high - low)
 
@@ -93,7 +94,7 @@ def _read_npy(file) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     length = file.read(2 if version == (1, 0) else 4)
     if int.from_bytes(length, "little") > MAX_HEADER_BYTES:
-        raise ValueError("its header is too long")
+        raise InputError("not a spectrogram: its header is too long")
     file.seek(-len(length), os.SEEK_CUR)
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -101,16 +102,16 @@ def _read_npy(file) -> np.ndarray:
     }[version]
     shape, fortran_order, dtype = read_header(file, max_header_size=MAX_HEADER_BYTES)
     if len(shape) != 2 or any(type(n) is not int or n < 1 for n in shape):
-        raise ValueError(f"expected 2 dimensions (mel bins, frames), found shape {shape}")
+        raise InputError(f"expected 2 dimensions (mel bins, frames), found shape {shape}")
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
-        raise ValueError(f"expected real numbers, found {dtype}")
+        raise InputError(f"expected real numbers, found {dtype}")
     size = shape[0] * shape[1] * dtype.itemsize
     if size > MAX_CLIP_BYTES:
-        raise ValueError(f"shape {shape} is over the limit of {MAX_CLIP_BYTES // 2**20} MiB")
+        raise InputError(f"shape {shape} is over the limit of {MAX_CLIP_BYTES // 2**20} MiB")
     data = file.read(size + 1)
     if len(data) != size:
         found = "more" if len(data) > size else len(data)
-        raise ValueError(f"expected {size} bytes of data, found {found}")
+        raise InputError(f"expected {size} bytes of data, found {found}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
@@ -126,11 +127,12 @@ def read_spectrogram(source: str | Path | bytes) -> np.ndarray:
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             array = _read_npy(file)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})") from error
     except Exception as error:  # numpy's header parser raises a dozen kinds on hostile input
-        reason = str(error) if type(error) is ValueError else "its header is damaged"
-        raise InputError(f"not a spectrogram in .npy form: {reason}") from error
+        raise InputError("not a .npy file, or a damaged one") from error
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, order="C")
     if not np.isfinite(array).all():
@@ -246,7 +248,9 @@ def split_folds(frame: pd.DataFrame, folds: int, by: str, seed: int) -> list[tup
 
     splitter = StratifiedKFold if by == "clip" else StratifiedGroupKFold
     splitter = splitter(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(frame["id"], frame["label"], frame["participant"]))
+    with warnings.catch_warnings():  # of a label with fewer clips than folds: the report shows it
+        warnings.simplefilter("ignore", UserWarning)
+        return list(splitter.split(frame["id"], frame["label"], frame["participant"]))
 
 
 def _hold_out(frame: pd.DataFrame, fraction: float, by: str, seed: int) -> tuple:
@@ -255,17 +259,14 @@ def _hold_out(frame: pd.DataFrame, fraction: float, by: str, seed: int) -> tuple
         from sklearn.model_selection import train_test_split
 
         return train_test_split(np.arange(len(frame)), test_size=fraction, random_state=seed)
-    folds = min(round(1 / fraction), frame["participant"].nunique())
     labels, wanted = frame["label"].to_numpy(), fraction * len(frame)
+    most = min(frame["participant"].nunique(), np.bincount(labels).max())
 
-    def misfit(fold):  # with few people a fold can come out one-sided: take the best of them
-        return (
-            len(set(labels[fold[1]])) < 2,
-            len(set(labels[fold[0]])) < 2,
-            abs(len(fold[1]) - wanted),
-        )
+    def misfit(fold):  # with few people a fold can come out one-sided: the best of them is taken
+        rest, held = fold
+        return len(set(labels[rest])) < 2, len(set(labels[held])) < 2, abs(len(held) - wanted)
 
-    return min(split_folds(frame, folds, by, seed), key=misfit)
+    return min(split_folds(frame, min(round(1 / fraction), most), by, seed), key=misfit)
 
 
 def split_clips(frame: pd.DataFrame, by: str, seed: int, test=None, validate=True) -> dict:
@@ -285,22 +286,22 @@ def split_clips(frame: pd.DataFrame, by: str, seed: int, test=None, validate=Tru
     val = split.get("val", everything[:0])
     if test is None:
         test = split.get("test", everything[:0])
-        if "split" in frame and not len(test):  # AVEC's test labels are rarely at hand
-            test, val = val, everything[:0]
-    if not len(test):
-        test = _hold_out(frame, TEST_FRACTION, by, seed)[1]
-    rest = np.setdiff1d(everything, np.union1d(test, val))
-    if validate and not len(val):
-        fraction = VAL_FRACTION * len(frame) / max(len(rest), 1)
-        val = rest[_hold_out(frame.iloc[rest], fraction, by, seed)[1]]
-        rest = np.setdiff1d(rest, val)
-    split = {"train": rest, "val": np.sort(val), "test": np.sort(test)}
-    if len(set(frame["label"].iloc[rest])) < 2 or not len(test) or (validate and not len(val)):
-        people, depressed = (
-            rows["participant"].nunique() for rows in (frame, frame[frame["label"] == 1])
-        )
+        if split and not len(test):  # AVEC's test labels are rarely at hand
+            test, val = val, test
+    try:
+        if not len(test):
+            test = _hold_out(frame, TEST_FRACTION, by, seed)[1]
+        rest = np.setdiff1d(everything, np.union1d(test, val))
+        if validate and not len(val):
+            fraction = VAL_FRACTION * len(frame) / len(rest)
+            val = rest[_hold_out(frame.iloc[rest], fraction, by, seed)[1]]
+            rest = np.setdiff1d(rest, val)
+        if len(set(frame["label"].iloc[rest])) < 2:
+            raise ValueError("one label only in training")
+    except (ValueError, ZeroDivisionError) as error:  # scikit-learn's, of fewer people than folds
+        people = [rows["participant"].nunique() for rows in (frame, frame[frame["label"] == 1])]
         raise InputError(
-            f"{people} participants ({depressed} with label 1) are too few to be kept apart with "
-            "both labels in training: add people, or pass --patience 0 or --folds people"
-        )
-    return split
+            f"{people[0]} participants ({people[1]} with label 1) are too few to keep people apart "
+            "with both labels in training: add people, or try --patience 0 or --folds people"
+        ) from error
+    return {"train": rest, "val": np.sort(val), "test": np.sort(test)}

@@ -3,6 +3,8 @@
 python train_cnn.py --epochs 20
 """
 
+from functools import partial
+
 from common import Recipe, at_least, run, train
 
 
@@ -24,5 +26,7 @@ RECIPE = Recipe(
     arguments=("dropout",),
 )
 
+main = partial(train, RECIPE)
+
 if __name__ == "__main__":
-    run(lambda: train(RECIPE))
+    run(main)

@@ -3,6 +3,8 @@
 python train_lstm.py --epochs 40
 """
 
+from functools import partial
+
 from common import Recipe, at_least, run, train
 
 
@@ -34,5 +36,7 @@ RECIPE = Recipe(
     arguments=("steps", "pool", "hidden_size", "num_layers", "dropout"),
 )
 
+main = partial(train, RECIPE)
+
 if __name__ == "__main__":
-    run(lambda: train(RECIPE))
+    run(main)

@@ -1,0 +1,574 @@
+"""Models, augmentation, the loop, weights files and the training scripts."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, SHARED, call_script, run_script, told, write_clips, write_weights
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+import common
+import train_lstm
+from common import CNNDNN, InputError, LSTMClassifier, load_weights
+
+SHAPE = (16, 24)
+QUICK = ("--epochs", 2, "--batch-size", 8)
+
+
+def train(script, folder, out, *arguments):
+    """Runs a training script on a folder of write_clips."""
+    return call_script(
+        script,
+        *("--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"),
+        *("--weights", out, *arguments),
+    )
+
+
+# --- models: the notebooks' own classes, from their description ---------------------------------
+
+
+class NotebookCNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, kernel_size=3, stride=1, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, stride=1, padding=1)
+        self.conv3 = nn.Conv2d(64, 128, kernel_size=3, stride=1, padding=1)
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
+        self.relu = nn.ReLU()
+        self.batchnorm1 = nn.BatchNorm2d(32)
+        self.batchnorm2 = nn.BatchNorm2d(64)
+        self.batchnorm3 = nn.BatchNorm2d(128)
+        self.flatten_size = 128 * (128 // 8) * (251 // 8)
+        self.fc1 = nn.Linear(self.flatten_size, 512)
+        self.fc2 = nn.Linear(512, 128)
+        self.fc3 = nn.Linear(128, 2)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        x = self.pool(self.relu(self.batchnorm1(self.conv1(x))))
+        x = self.pool(self.relu(self.batchnorm2(self.conv2(x))))
+        x = self.pool(self.relu(self.batchnorm3(self.conv3(x))))
+        x = x.view(x.size(0), -1)
+        x = self.relu(self.fc1(x))
+        x = self.dropout(x)
+        x = self.relu(self.fc2(x))
+        x = self.dropout(x)
+        return self.fc3(x)
+
+
+class NotebookLSTM(nn.Module):
+    def __init__(self, input_size, hidden_size, num_layers, num_classes):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
+        self.fc = nn.Linear(hidden_size, num_classes)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x):
+        h0 = torch.zeros(self.num_layers, x.size(0), self.hidden_size)
+        c0 = torch.zeros(self.num_layers, x.size(0), self.hidden_size)
+        out, _ = self.lstm(x, (h0, c0))
+        return self.fc(self.dropout(out[:, -1, :]))
+
+
+def test_the_notebooks_cnn_weights_give_the_same_logits():
+    torch.manual_seed(0)
+    theirs, ours, x = NotebookCNN(), CNNDNN(), torch.rand(3, 128, 251)
+    for norm in (theirs.batchnorm1, theirs.batchnorm2, theirs.batchnorm3):  # as after training
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        nn.init.normal_(norm.running_mean)
+    ours.load_state_dict(theirs.state_dict())
+    assert sum(p.numel() for p in ours.parameters()) == 32_665_410
+    with torch.no_grad():
+        expected = theirs.eval()(x.unsqueeze(1))
+        for model in (ours.eval(), ours.to(memory_format=torch.channels_last)):
+            assert (model(x) - expected).abs().max() < 1e-5
+
+
+def test_the_notebooks_lstm_weights_give_the_same_logits():
+    torch.manual_seed(0)
+    theirs, ours, x = NotebookLSTM(251, 128, 2, 2), LSTMClassifier(), torch.rand(3, 128, 251)
+    ours.load_state_dict(theirs.state_dict())
+    assert sum(p.numel() for p in ours.parameters()) == 327_426
+    with torch.no_grad():
+        assert (ours.eval()(x) - theirs.eval()(x)).abs().max() < 1e-5
+
+
+def test_steps_and_pool_by_hand():
+    x = torch.rand(2, 10, 7)
+    for steps in ("mel", "time"):
+        for pool in ("last", "mean"):
+            model = LSTMClassifier(10, 7, 5, 2, steps=steps, pool=pool).eval()
+            sequence = x if steps == "mel" else x.permute(0, 2, 1)
+            out = model.lstm(sequence)[0]
+            assert out.shape == (2, 10 if steps == "mel" else 7, 5)
+            pooled = out[:, -1] if pool == "last" else out.sum(1) / out.shape[1]
+            torch.testing.assert_close(model(x), model.fc(pooled))
+
+
+def test_relu_after_the_pool_is_the_same_function():
+    x = torch.randn(2, 3, 9, 11)
+    pool = nn.MaxPool2d(2)
+    assert torch.equal(pool(x.relu()), pool(x).relu())
+
+
+@pytest.mark.parametrize("shape", [(128, 251), (64, 400), (8, 8), (40, 99)])
+def test_any_shape_is_served(shape):
+    x = torch.rand(2, *shape)
+    assert CNNDNN(*shape)(x).shape == LSTMClassifier(*shape)(x).shape == (2, 2)
+
+
+# --- augmentation -------------------------------------------------------------------------------
+
+
+def test_augmentation_stays_in_range_and_changes_each_clip_differently():
+    torch.manual_seed(0)
+    x = torch.rand(1, 128, 251).repeat(16, 1, 1)
+    y = common.augment(x, 1.0)
+    assert y.shape == x.shape and y.min() >= 0 and y.max() <= 1
+    assert len({clip.sum().item() for clip in y}) == 16
+
+
+def test_masks_are_at_most_20_wide_and_silent():
+    torch.manual_seed(0)
+    x = torch.ones(500, 64, 100)
+    for dim, axis in ((1, 2), (2, 1)):
+        silent = (common._mask(x, dim, 1.0) == 0).all(axis)  # (B, bins or frames)
+        widths = silent.sum(1)
+        assert widths.max() == 20 and widths.min() == 0
+        edges = silent.int().diff(dim=1).abs().sum(1)
+        assert edges.max() <= 2, "one band"
+        assert silent.any(0).all(), "every place can be masked"
+    assert torch.equal(common._mask(x, 1, 0.0), x)
+
+
+def test_mixup_blends_clips_and_targets_alike():
+    torch.manual_seed(0)
+    target = torch.eye(2)[torch.tensor([0, 1, 1, 0])]
+    x = target[:, 1].view(4, 1, 1).expand(4, 3, 5).clone()
+    mixed, blend = common.mixup(x, target, 0.4)
+    torch.testing.assert_close(mixed[:, 0, 0], blend[:, 1])
+    torch.testing.assert_close(blend.sum(1), torch.ones(4))
+
+
+# --- the loop -----------------------------------------------------------------------------------
+
+
+def training_of(folder, recipe=train_lstm.RECIPE, *flags):
+    """A Training on a small dataset, as the scripts make it."""
+    where = ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
+    args = recipe.parser().parse_args([str(a) for a in (*where, *QUICK, *flags)])
+    frame, data = common.load_dataset(args)
+    split = common.split_clips(frame, "participant", args.seed, validate=args.patience > 0)
+    dataset = common.SpectrogramDataset(frame, args.spectrograms)
+    model, _ = recipe.build(args, data["shape"])
+    return common.Training(model, dataset, split, args, torch.device("cpu"))
+
+
+def test_validation_and_test_clips_are_never_augmented(small_dataset, monkeypatch):
+    seen = []
+    monkeypatch.setattr(common, "augment", lambda x, strength: seen.append(len(x)) or x)
+    training = training_of(small_dataset, train_lstm.RECIPE, "--patience", 3)
+    training.fit()
+    assert sum(seen) == 2 * len(training.split["train"])
+    before = len(seen)
+    training.predict("val"), training.predict("test")
+    assert len(seen) == before
+
+
+def test_the_class_weighted_loss_is_pytorchs(tmp_path):
+    folder = write_clips(tmp_path / "d", 12, 2, labels=[1, 0, 0] * 4)
+    flags = ("--no-augment", "--mixup", 0, "--dropout", 0, "--precision", "fp32", "--lr", 0)
+    training = training_of(folder, train_lstm.RECIPE, *flags)
+    x, y = torch.rand(12, *SHAPE), torch.tensor([0, 0, 1] * 4)
+    weight = training.targets.diagonal()
+    expected = nn.functional.cross_entropy(training.model(x), y, weight, reduction="sum")
+    assert weight[1] > weight[0]
+    torch.testing.assert_close(training.step(x, y, 12), expected.detach())
+
+
+def test_class_weights_are_inverse_to_the_training_shares(tmp_path):
+    folder = write_clips(tmp_path / "d", 12, 2, labels=[1, 0, 0] * 4)
+    training = training_of(folder)
+    counts = np.bincount(training.labels[training.split["train"]], minlength=2)
+    weights = training.targets.diagonal().numpy()
+    np.testing.assert_allclose(weights * counts, counts.sum() / 2, rtol=1e-6)
+    unweighted = training_of(folder, train_lstm.RECIPE, "--no-balance")
+    assert torch.equal(unweighted.targets, torch.eye(2))
+
+
+def test_the_epoch_of_least_validation_loss_is_kept(small_dataset, monkeypatch):
+    flags = ("--patience", 2, "--epochs", 9, "--schedule", "constant")
+    training = training_of(small_dataset, train_lstm.RECIPE, *flags)
+    losses = iter([0.9, 0.5, 0.6, 0.7, 0.1])
+    weights = []
+
+    def scripted(name, autocast=None):
+        loss = next(losses)
+        weights.append({k: v.clone() for k, v in training.model.state_dict().items()})
+        right = math.log(math.expm1(loss))  # cross-entropy of logits (right, 0)
+        logits = np.zeros((len(training.split[name]), 2), np.float32)
+        labels = training.labels[training.split[name]]
+        logits[np.arange(len(labels)), 1 - labels] = right
+        return logits
+
+    monkeypatch.setattr(training, "predict", scripted)
+    training.fit()
+    assert [record["epoch"] for record in training.history] == [1, 2, 3, 4]
+    assert training.history[1]["val_loss"] == pytest.approx(0.5, abs=1e-5)
+    assert training.best["epoch"] == 2
+    kept = training.model.state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in weights[1].items())
+
+
+def test_losses_are_sums_over_clips(small_dataset):
+    """With a rate of 0 the training loss is that of the untrained model over all clips."""
+    flags = ("--lr", 0, "--no-augment", "--mixup", 0, "--dropout", 0, "--precision", "fp32")
+    flags += ("--batch-size", 7, "--weight-decay", 0, "--no-balance", "--patience", 1)
+    training = training_of(small_dataset, train_lstm.RECIPE, *flags)
+    labels = torch.from_numpy(training.labels)
+    training.fit()
+    for side, got in (("train", "train_loss"), ("val", "val_loss")):
+        logits = torch.from_numpy(training.predict(side))
+        expected = nn.functional.cross_entropy(logits, labels[training.split[side]]).item()
+        assert training.history[0][got] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bytes(small_dataset, tmp_path):
+    for script, precision in (("train_lstm.py", "fp32"), ("train_cnn.py", "bf16")):
+        files = []
+        for name in "ab":
+            out = tmp_path / f"{name}.safetensors"
+            process = train(script, small_dataset, out, *QUICK, "--precision", precision)
+            assert process.returncode == 0, process.stderr
+            files.append(out.read_bytes())
+        assert files[0] == files[1]
+        train(script, small_dataset, out, *QUICK, "--precision", precision, "--seed", 7)
+        assert out.read_bytes() != files[0]
+
+
+def test_a_state_taken_in_mid_epoch_goes_on_to_the_same_weights(small_dataset):
+    whole = training_of(small_dataset, train_lstm.RECIPE, "--patience", 5)
+    whole.fit()
+    states = []
+    cut = training_of(small_dataset, train_lstm.RECIPE, "--patience", 5)
+    taken = cut.step
+
+    def step(*batch):
+        loss = taken(*batch)
+        if len(states) == 0 and cut.epoch == 2 and cut.batch == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    cut.step = step
+    with pytest.raises(common.Interrupted):
+        cut.fit(save=lambda state: states.append(json_round_trip(state)))
+    resumed = training_of(small_dataset, train_lstm.RECIPE, "--patience", 5)
+    resumed.load_state(states[0])
+    assert (resumed.epoch, resumed.batch) == (2, 4)
+    resumed.fit()
+    assert resumed.history == whole.history
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+def json_round_trip(state):
+    """What a checkpoint file makes of a state."""
+    import io
+
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best(small_dataset, capsys):
+    training = training_of(small_dataset, train_lstm.RECIPE, "--epochs", 5)
+    taken = training.step
+    broken = torch.tensor(float("nan"))
+    training.step = lambda *b: broken if (training.epoch, training.batch) == (3, 1) else taken(*b)
+    training.fit()
+    assert len(training.history) == 2 and training.best["epoch"] == 2
+    assert "loss nan in epoch 3, batch 2: stopped" in capsys.readouterr().out
+    training = training_of(small_dataset)
+    training.step = lambda *batch: broken
+    with pytest.raises(common.Diverged, match="epoch 1, batch 1"):
+        training.fit()
+
+
+def test_the_temperature_minimises_the_loss():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 2000)
+    logits = np.stack([np.zeros(2000), rng.normal(size=2000) + (2 * labels - 1)], 1)
+    overconfident = (3 * 2 * logits).astype(np.float32)
+    found = common.fit_temperature(overconfident, labels)
+    assert found == pytest.approx(3.0, rel=0.1)
+    assert common.fit_temperature(overconfident[:0], labels[:0]) == 1.0
+
+
+def test_precision_follows_the_processors_flags(monkeypatch):
+    cpu = torch.device("cpu")
+    for flag, expected in (("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flag=flag: {flag: True})
+        assert isinstance(common.pick_precision("auto", cpu), torch.autocast) == expected
+    assert isinstance(common.pick_precision("bf16", cpu), torch.autocast)
+    assert not isinstance(common.pick_precision("fp32", cpu), torch.autocast)
+
+
+# --- weights files ------------------------------------------------------------------------------
+
+
+def test_weights_come_back_as_they_were(tmp_path):
+    path = write_weights(tmp_path / "w.safetensors", "lstm", SHAPE, steps="time", num_layers=1)
+    model, metadata = load_weights(path)
+    assert not model.training and metadata["shape"] == list(SHAPE)
+    assert metadata["arguments"]["steps"] == "time"
+    torch.manual_seed(0)
+    before = LSTMClassifier(*SHAPE, steps="time", num_layers=1).eval()
+    x = torch.rand(2, *SHAPE)
+    assert torch.equal(model(x), before(x))
+
+
+def header_of(metadata):
+    header = json.dumps(
+        {
+            "__metadata__": {"speech-depression": metadata},
+            "x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        }
+    ).encode()
+    return len(header).to_bytes(8, "little") + header + b"\0\0\0\0"
+
+
+LYING = json.dumps(
+    {
+        "model": "lstm",
+        "arguments": {"n_mels": 128, "n_frames": 251, "hidden_size": 10**9, "num_layers": 10**9},
+        "shape": [128, 251],
+        "temperature": 1.0,
+        "class_names": ["a", "b"],
+        "data": {"clips": 1},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"junk" * 99,
+        (2**60).to_bytes(8, "little") + b"{}",
+        header_of("not json"),
+        header_of("[]"),
+        header_of("{}"),
+        header_of(LYING),
+        header_of(LYING.replace("1000000000", "4")),
+        header_of(LYING.replace("1000000000", "-4")),
+        header_of(LYING.replace("1000000000", '"4"')),
+        header_of(LYING.replace('"lstm"', '"gru"')),
+        header_of(LYING.replace("1.0", "0")),
+    ],
+)
+def test_what_is_no_weights_file_is_told_in_one_line(tmp_path, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="w.safetensors: ") as caught:
+        load_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_weights_and_weights_of_nan_are_told(tmp_path):
+    path = write_weights(tmp_path / "w.safetensors", "lstm", SHAPE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    with pytest.raises(InputError, match="damaged"):
+        load_weights(path)
+    path.write_bytes(whole[:-4] + np.float32("nan").tobytes())
+    with pytest.raises(InputError, match="not finite"):
+        load_weights(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_weights(tmp_path / "none.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(InputError, match="No space left"), common.write_atomically(path) as file:
+        file.write_bytes(b"ne")
+        raise OSError(28, "No space left on device")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["w.safetensors"]
+
+
+# --- the scripts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cnn", "lstm"])
+def test_a_script_trains_reports_and_saves(name, small_dataset, tmp_path):
+    out = tmp_path / "weights" / f"{name}.safetensors"
+    process = train(f"train_{name}.py", small_dataset, out, *QUICK, "--patience", 5)
+    assert process.returncode == 0, process.stderr
+    assert "epoch   2/2  train loss" in process.stdout and "val accuracy" in process.stdout
+    model, metadata = load_weights(out)
+    assert metadata["model"] == name and metadata["shape"] == list(SHAPE)
+    assert metadata["data"]["participants"] == {"train": 8, "val": 2, "test": 2}
+    assert len(metadata["data"]["seen"]) == 10 and metadata["temperature"] > 0
+    written = json.loads(out.with_suffix(".json").read_text())
+    assert [sorted(r) for r in written["history"]] == [
+        ["epoch", "train_loss", "val_accuracy", "val_loss"]
+    ] * 2
+    for level in ("clips", "participants"):
+        assert set(written["test"][level]) >= set(common.report.METRICS)
+        assert set(written["test"][level]["accuracy"]) == {"value", "low", "high"}
+    assert out.with_suffix(".png").stat().st_size > 20_000
+    assert sorted(p.name for p in out.parent.iterdir()) == [
+        f"{name}.json",
+        f"{name}.png",
+        f"{name}.safetensors",
+    ]
+
+
+def test_folds_report_every_clip_once_and_write_no_weights(small_dataset, tmp_path):
+    out = tmp_path / "lstm.safetensors"
+    process = train("train_lstm.py", small_dataset, out, *QUICK, "--folds", 3)
+    assert process.returncode == 0, process.stderr
+    assert "no weights" in process.stdout and not out.exists()
+    written = json.loads(out.with_suffix(".json").read_text())
+    pooled = written["out_of_fold"]
+    ids = pd.read_csv(small_dataset / "dataset.csv", dtype=str)["id"]
+    assert sorted(pooled["predictions"]["id"]) == sorted(ids)
+    assert set(pooled["folds"]["auroc"]) == {"mean", "sd"}
+    people = dict(
+        zip(pooled["predictions"]["participant"], pooled["predictions"]["fold"], strict=True)
+    )
+    for person, fold in zip(
+        pooled["predictions"]["participant"], pooled["predictions"]["fold"], strict=True
+    ):
+        assert people[person] == fold
+
+
+def test_one_participant_can_be_left_out_at_a_time(small_dataset, tmp_path):
+    out = tmp_path / "lstm.safetensors"
+    process = train("train_lstm.py", small_dataset, out, "--epochs", 1, "--folds", "people")
+    assert "fold 12/12" in process.stdout and "12 people" in process.stdout
+
+
+def test_the_notebooks_protocol_repeats_their_split(tmp_path):
+    folder = write_clips(tmp_path / "seven", 7, 67)
+    frame = pd.read_csv(folder / "dataset.csv").iloc[:464]
+    frame.to_csv(folder / "dataset.csv", index=False)
+    flags = ("--split", "clip", "--no-augment", "--no-balance", "--patience", 0, "--epochs", 1)
+    process = train("train_lstm.py", folder, tmp_path / "w.safetensors", *flags)
+    assert "train 371 (7), val 0 (0), test 93 (7)" in process.stdout
+    assert "7 participants stand on BOTH sides" in process.stdout
+    expected = train_test_split(np.arange(464), test_size=0.2, random_state=42)[1]
+    assert np.array_equal(
+        common.split_clips(common.read_labels(folder / "dataset.csv"), "clip", 42, validate=False)[
+            "test"
+        ],
+        np.sort(expected),
+    )
+
+
+def test_another_shape_trains_with_no_edit(tmp_path):
+    folder = write_clips(tmp_path / "wide", 8, 2, shape=(64, 400))
+    out = tmp_path / "w.safetensors"
+    process = train("train_cnn.py", folder, out, "--epochs", 1)
+    assert process.returncode == 0, process.stderr
+    assert load_weights(out)[0](torch.rand(1, 64, 400)).shape == (1, 2)
+
+
+def test_help_is_quick_and_imports_no_heavy_package():
+    started = time.monotonic()
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "train_lstm.py", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.monotonic() - started
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
+    assert "torch" in imported and "--epochs" in process.stdout
+    assert not imported & {"gradio", "librosa", "matplotlib", "optuna", "sklearn", "synthetic"}
+    assert seconds < 10, f"{seconds:.1f} s: 3 s on a quiet machine, with slack for a busy one"
+
+
+def test_mistakes_are_told_in_one_line_and_leave_nothing(small_dataset, tmp_path):
+    out = tmp_path / "out" / "w.safetensors"
+    clips, labels = small_dataset / "Spectrograms", small_dataset / "dataset.csv"
+
+    def complain(*arguments):
+        line = told(call_script("train_lstm.py", "--weights", out, *arguments))
+        assert not out.exists() and not list(tmp_path.rglob(".*"))
+        return line
+
+    assert "no such folder" in complain("--spectrograms", tmp_path / "none", "--labels", labels)
+    assert "No such file" in complain("--spectrograms", clips, "--labels", tmp_path / "none.csv")
+    one_class = tmp_path / "one.csv"
+    pd.read_csv(labels, dtype=str).assign(label=1).to_csv(one_class, index=False)
+    assert "too few" in complain("--spectrograms", clips, "--labels", one_class)
+    two = tmp_path / "two.csv"
+    pd.read_csv(labels, dtype=str).iloc[:12].to_csv(two, index=False)
+    assert "2 participants" in complain("--spectrograms", clips, "--labels", two)
+    given = ("--spectrograms", clips, "--labels", labels)
+    assert "only 12 participants" in complain(*given, "--folds", 13)
+    assert "PyTorch cannot use it" in complain(*given, "--device", "xpu")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    process = run_script("train_lstm.py", *given, "--weights", blocked / "w.safetensors")
+    assert "cannot be written" in told(process)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--epochs", 0), ("--lr", "nan"), ("--folds", 1), ("--epochs", "x")]
+)
+def test_flags_out_of_range_are_refused(flags):
+    process = call_script("train_cnn.py", *flags)
+    assert process.returncode == 2 and flags[0] in process.stderr
+
+
+# --- interruption -------------------------------------------------------------------------------
+
+
+def test_sigterm_saves_and_resume_ends_with_the_same_weights(tmp_path):
+    folder = write_clips(tmp_path / "d", 12, 20)
+    flags = ("--epochs", 12, "--batch-size", 4, "--patience", 0)
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    assert train("train_lstm.py", folder, whole, *flags).returncode == 0
+    command = [sys.executable, ROOT / "train_lstm.py", "--weights", cut, *map(str, flags)]
+    command += ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch   2"):
+            process.send_signal(signal.SIGTERM)
+            break
+    assert "--resume goes on from here" in process.stdout.read()
+    assert process.wait() == 143 and not cut.exists()
+    assert cut.with_suffix(".checkpoint").exists()
+
+    other = told(train("train_lstm.py", folder, cut, *flags, "--seed", 5, "--resume"))
+    assert "seed was 42, is 5" in other
+    process = train("train_lstm.py", folder, cut, *flags, "--resume")
+    assert process.returncode == 0 and "going on from" in process.stdout
+    assert cut.read_bytes() == whole.read_bytes()
+    assert not cut.with_suffix(".checkpoint").exists()
+
+
+# --- real speech --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no real speech at hand")
+def test_real_speech_trains(tmp_path):
+    out = tmp_path / "lstm.safetensors"
+    process = train("train_lstm.py", SHARED / "emodb", out, "--epochs", 15)
+    assert process.returncode == 0, process.stderr
+    written = json.loads(out.with_suffix(".json").read_text())
+    assert written["test"]["clips"]["auroc"]["value"] > 0.8

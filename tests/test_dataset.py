@@ -1,0 +1,385 @@
+"""Reading clips and labels that nobody has checked, and splitting people."""
+
+import io
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_clips
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dataset
+from dataset import InputError, read_labels, read_spectrogram, split_clips, split_folds
+
+
+def npy(array, **options):
+    buffer = io.BytesIO()
+    np.save(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def with_header(header: bytes | str, data=b"", version=(1, 0), length=None):
+    """A .npy file with any header at all."""
+    header = header.encode() if isinstance(header, str) else header
+    form = "<H" if version == (1, 0) else "<I"
+    length = len(header) if length is None else length
+    return b"\x93NUMPY" + bytes(version) + struct.pack(form, length) + header + data
+
+
+def shaped(shape, dtype="<f4", order=False, data=b""):
+    return with_header(
+        f"{{'descr': {dtype!r}, 'fortran_order': {order}, 'shape': {shape}}}\n", data
+    )
+
+
+CLIP = np.random.default_rng(0).normal(size=(16, 24)).astype(np.float32)
+WHOLE = npy(CLIP)
+
+
+# --- clips --------------------------------------------------------------------------------------
+
+
+def test_a_clip_is_scaled_to_0_1_whatever_its_unit_or_layout():
+    expected = (CLIP - CLIP.min()) / (CLIP.max() - CLIP.min())
+    for array in (
+        CLIP,
+        CLIP * 80 - 80,
+        np.asfortranarray(CLIP),
+        CLIP.astype(">f4"),
+        CLIP[::-1][::-1],
+    ):
+        got = read_spectrogram(npy(array))
+        assert got.dtype == np.float32 and got.shape == (16, 24) and got.flags.c_contiguous
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert np.array_equal(read_spectrogram(npy(expected)), expected), (
+        "normalised clips stay as they are"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f8", "i1", "u1", "<i4", "<u8", "<i8"])
+def test_every_real_number_type_is_read(dtype):
+    array = (np.arange(32).reshape(4, 8) % 29).astype(dtype)
+    np.testing.assert_allclose(read_spectrogram(npy(array)), array.astype("f8") / 28, atol=1e-3)
+
+
+def test_a_path_and_its_bytes_give_the_same(tmp_path):
+    (tmp_path / "a.npy").write_bytes(WHOLE)
+    assert np.array_equal(read_spectrogram(tmp_path / "a.npy"), read_spectrogram(WHOLE))
+
+
+def npz():
+    buffer = io.BytesIO()
+    np.savez(buffer, a=CLIP)
+    return buffer.getvalue()
+
+
+def changed(value):
+    array = CLIP.copy()
+    array[3, 5] = value
+    return npy(array)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("EXECUTED",))
+
+
+NESTED = "[" * 900
+HOSTILE = {
+    "empty": b"",
+    "magic only": b"\x93NUMPY",
+    "magic and version": b"\x93NUMPY\x01\x00",
+    "text": b"hello, I am a text file\n" * 9,
+    "png": b"\x89PNG\r\n\x1a\n" + b"\0" * 99,
+    "zip": npz(),
+    "pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x05print\x94.",
+    "object array": npy(np.array([[Evil()]], dtype=object), allow_pickle=True),
+    "truncated header": WHOLE[:60],
+    "truncated data": WHOLE[:-1],
+    "trailing bytes": WHOLE + b"\0",
+    "version 0": with_header("{}", version=(0, 0)),
+    "version 3": npy(CLIP).replace(b"\x01\x00", b"\x03\x00", 1),
+    "version 9": with_header("{}", version=(9, 9)),
+    "v2 header of 4 GiB": with_header("{'descr'", version=(2, 0), length=0xFFFFFFFF),
+    "v1 header of 64 KiB": with_header(" " * 65535),
+    "header is not a dict": with_header("[1, 2]\n"),
+    "header misses a key": with_header("{'descr': '<f4', 'shape': (2, 2)}\n"),
+    "header has another key": with_header(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), 'x': 1}\n"
+    ),
+    "header is code": with_header("__import__('os').system('echo EXECUTED')\n"),
+    "header is nested": with_header(NESTED),
+    "header is binary": with_header(bytes(range(256))),
+    "header is not closed": with_header("{'descr': '<f4', 'shape': ("),
+    "order is text": with_header("{'descr': '<f4', 'fortran_order': 'no', 'shape': (2, 2)}\n"),
+    "1 TB": shaped((2**20, 2**18)),
+    "2^70": shaped((2**35, 2**35)),
+    "2^70 in one": shaped((2**70, 1)),
+    "negative": shaped((-1, 4)),
+    "two negatives": shaped((-2, -2), data=b"\0" * 16),
+    "zero rows": shaped((0, 4)),
+    "zero columns": shaped((4, 0)),
+    "bool in shape": shaped((True, 4), data=b"\0" * 16),
+    "float in shape": shaped((2.0, 2), data=b"\0" * 16),
+    "text in shape": shaped(("2", 2)),
+    "shape is a list": shaped([2, 2], data=b"\0" * 16),
+    "shape is a number": shaped(4, data=b"\0" * 16),
+    "0-d": npy(np.float32(1)),
+    "1-d": npy(CLIP[0]),
+    "3-d": npy(CLIP[None]),
+    "S0 of 10^10": shaped((10**5, 10**5), "|S0"),
+    "V0 of 10^10": shaped((10**5, 10**5), "|V0"),
+    "U0": shaped((4, 4), "<U0"),
+    "text array": npy(np.full((4, 4), "abc")),
+    "bytes array": npy(np.full((4, 4), b"abc")),
+    "struct": npy(np.zeros((4, 4), dtype=[("a", "f4"), ("b", "i2")])),
+    "datetime": npy(np.zeros((4, 4), dtype="datetime64[s]")),
+    "timedelta": npy(np.zeros((4, 4), dtype="timedelta64[s]")),
+    "complex": npy(CLIP.astype("c8")),
+    "bool": npy(CLIP > 0),
+    "float128": npy(CLIP.astype(np.longdouble)),
+    "unknown dtype": shaped((2, 2), "<q9"),
+    "dtype is a dict": with_header(
+        "{'descr': {'names': ['a']}, 'fortran_order': False, 'shape': (2, 2)}\n"
+    ),
+    "NaN": changed(np.nan),
+    "inf": changed(np.inf),
+    "-inf": changed(-np.inf),
+    "1e308": npy(np.array([[0, 1e308], [1, 2]])),
+    "span of both ends": npy(np.array([[-3e38, 3e38], [1, 2]], dtype="f4")),
+    "constant": npy(np.full((4, 4), 7.0)),
+    "zeros": npy(np.zeros((128, 251), "f4")),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_file_is_one_line(kind, capfd):
+    with pytest.raises(InputError) as caught:
+        read_spectrogram(HOSTILE[kind])
+    assert 10 < len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+    assert "EXECUTED" not in capfd.readouterr().out
+
+
+def test_a_lying_header_takes_no_memory():
+    import tracemalloc
+
+    tracemalloc.start()
+    for data in HOSTILE.values():
+        with pytest.raises(InputError):
+            read_spectrogram(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.data())
+def test_mutated_files_are_read_or_refused(data):
+    broken = bytearray(WHOLE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        broken[data.draw(st.integers(0, 160))] = data.draw(st.integers(0, 255))
+    try:
+        clip = read_spectrogram(bytes(broken))
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        assert clip.min() == 0 and clip.max() == 1
+
+
+def test_a_folder_or_a_missing_file_is_said(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_spectrogram(tmp_path)
+    with pytest.raises(InputError, match="cannot be read .No such file"):
+        read_spectrogram(tmp_path / "none.npy")
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+def labels(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "dataset.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_ids_stay_text_and_participants_come_from_them(tmp_path):
+    frame = read_labels(labels(tmp_path, "id,label\n007_clip_0,1\n007_clip_8,0\nanna,0\n"))
+    assert frame["id"].tolist() == ["007_clip_0", "007_clip_8", "anna"]
+    assert frame["participant"].tolist() == ["007", "007", "anna"]
+    assert frame["label"].tolist() == [1, 0, 0]
+
+
+def test_given_participants_win_and_gaps_are_filled(tmp_path):
+    frame = read_labels(
+        labels(tmp_path, "id,label,participant,gender\na_clip_0,1,X,female\nb_clip_0,0,,\n")
+    )
+    assert frame["participant"].tolist() == ["X", "b"]
+    assert frame["gender"].tolist()[0] == "female" and pd.isna(frame["gender"].tolist()[1])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffid,label\n a ,1\nb,0\n",
+        "id,label\r\na,1\r\nb,0\r\n",
+        '"id","label"\n"a","1"\n"b","0"\n',
+        "id;label\na;1\nb;0\n",
+        "label,id\n1.0,a\n0.0,b\n",
+        "id,label\na,True\nb,False\n",
+        'id,label\na," 1"\nb,0 \n',
+        "id , label\na,1\nb,0",
+    ],
+)
+def test_csv_dialects(tmp_path, text):
+    frame = read_labels(labels(tmp_path, text))
+    assert frame["id"].tolist() == ["a", "b"] and frame["label"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "not a CSV file"),
+        ("id,label\n", "found no row"),
+        ("name,label\na,1\n", "expected columns id and label.* found 'name', 'label'"),
+        ("id,label\na,2\nb,\nc,x\n", "3 problems: row 2: label '2' is neither 0 nor 1; row 3"),
+        ("id,label\na,1\nb,0\na,1\n", "row 4: id 'a' repeats"),
+        ("id,label\n../x,1\n", r"row 2: id '../x' is not a plain file name"),
+        ("id,label\n,1\nb,0\n", "row 2: id '' is not"),
+        ("id,label\n..,1\nc\\d,0\n", "2 problems"),
+        ("id,label,split\na,1,dev\n", "row 2: split 'dev' is not train, val or test"),
+        ('id,label\n"a,1\n', "not a CSV file"),
+    ],
+)
+def test_csv_mistakes_are_told_in_one_line(tmp_path, text, said):
+    with pytest.raises(InputError, match=said) as caught:
+        read_labels(labels(tmp_path, text))
+    assert "\n" not in str(caught.value) and "dataset.csv" in str(caught.value)
+
+
+def test_another_encoding_and_no_file(tmp_path):
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_labels(labels(tmp_path, "id,label\nJürgen,1\n", "latin-1"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_labels(labels(tmp_path, "id,label\na,1\n", "utf-16"))
+    with pytest.raises(InputError, match="No such file"):
+        read_labels(tmp_path / "none.csv")
+
+
+def test_all_problems_are_counted_and_ten_named(tmp_path):
+    rows = "".join(f"a{i},7\n" for i in range(25))
+    with pytest.raises(InputError, match="25 problems.*and 15 more") as caught:
+        read_labels(labels(tmp_path, "id,label\n" + rows))
+    assert str(caught.value).count("row ") == 10
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_are_labels_or_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(b"id,label\n" + content)
+    try:
+        frame = read_labels(path)
+    except InputError as error:
+        assert "\n" not in str(error).replace(str(path), "")
+    else:
+        assert set(frame["label"]) <= {0, 1} and frame["id"].is_unique
+
+
+def test_clip_problems_are_told_together(tmp_path):
+    folder = write_clips(tmp_path / "d", 6, 2) / "Spectrograms"
+    frame = read_labels(tmp_path / "d" / "dataset.csv")
+    assert dataset.check_clips(frame, folder) == (16, 24)
+    (folder / "000_clip_0.npy").unlink()
+    (folder / "000_clip_8.npy").write_bytes(b"junk")
+    np.save(folder / "001_clip_0.npy", np.ones((16, 24)))
+    np.save(folder / "001_clip_8.npy", np.eye(16, 23))
+    np.save(folder / "002_clip_0.npy", np.full((16, 24), np.nan))
+    with pytest.raises(InputError) as caught:
+        dataset.check_clips(frame, folder)
+    message = str(caught.value)
+    for part in (
+        "5 problems",
+        "000_clip_0.npy cannot be read",
+        "000_clip_8.npy not a .npy file",
+        "001_clip_0.npy constant",
+        "002_clip_0.npy holds NaN",
+        "001_clip_8.npy has shape (16, 23), most have (16, 24)",
+    ):
+        assert part in message
+
+
+# --- splits -------------------------------------------------------------------------------------
+
+
+def frame_of(clips_per_person, labels_of=lambda person: person % 2):
+    rows = [
+        (f"{p:03}_clip_{8 * c}", labels_of(p), f"{p:03}")
+        for p, clips in enumerate(clips_per_person)
+        for c in range(clips)
+    ]
+    return pd.DataFrame(rows, columns=["id", "label", "participant"])
+
+
+people = st.lists(st.integers(1, 12), min_size=8, max_size=40)
+
+
+@settings(max_examples=150, deadline=None)
+@given(people, st.integers(0, 1000), st.booleans())
+def test_nobody_stands_on_two_sides(clips_per_person, seed, validate):
+    frame = frame_of(clips_per_person)
+    split = split_clips(frame, "participant", seed, validate=validate)
+    sides = [set(frame["participant"].iloc[positions]) for positions in split.values()]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert sorted(np.concatenate(list(split.values()))) == list(range(len(frame)))
+    again = split_clips(frame, "participant", seed, validate=validate)
+    assert all(np.array_equal(split[side], again[side]) for side in split)
+    assert bool(len(split["val"])) == validate and len(split["test"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(people, st.integers(2, 8), st.integers(0, 1000))
+def test_every_clip_is_in_one_fold(clips_per_person, folds, seed):
+    frame = frame_of(clips_per_person)
+    tests = [held for _, held in split_folds(frame, folds, "participant", seed)]
+    assert sorted(np.concatenate(tests)) == list(range(len(frame)))
+    owners = [set(frame["participant"].iloc[held]) for held in tests]
+    assert sum(map(len, owners)) == len(clips_per_person)
+
+
+def test_the_sizes_of_the_default_split():
+    frame = frame_of([10] * 60)
+    split = split_clips(frame, "participant", 42)
+    assert {side: len(positions) for side, positions in split.items()} == {
+        "train": 420,
+        "val": 60,
+        "test": 120,
+    }
+    for positions in split.values():
+        assert frame["label"].iloc[positions].mean() == 0.5
+
+
+def test_the_notebooks_split_sizes():
+    frame = frame_of([67, 67, 66, 66, 66, 66, 66])
+    split = split_clips(frame, "clip", 42, validate=False)
+    assert (len(split["train"]), len(split["test"])) == (371, 93)
+    assert set(frame["participant"].iloc[split["train"]]) == set(frame["participant"])
+
+
+def test_an_official_split_is_obeyed():
+    frame = frame_of([4] * 30)
+    frame["split"] = ["train"] * 80 + ["val"] * 20 + ["test"] * 20
+    for by in ("participant", "clip"):
+        split = split_clips(frame, by, 42)
+        assert [len(split[side]) for side in ("train", "val", "test")] == [80, 20, 20]
+    frame["split"] = ["train"] * 80 + ["val"] * 40
+    split = split_clips(frame, "participant", 42)  # no test labels: the development people test
+    assert list(split["test"]) == list(range(80, 120)) and len(split["val"]) in range(8, 17)
+
+
+def test_too_few_people_are_told():
+    with pytest.raises(InputError, match=r"2 participants \(1 with label 1\) are too few"):
+        split_clips(frame_of([5, 5]), "participant", 42)
+    with pytest.raises(InputError, match="too few"):
+        split_clips(frame_of([5]), "participant", 42)
