@@ -69,7 +69,10 @@ class SpectrogramDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         path = os.path.join(self.folder, self.ids[index] + ".npy")
-        return torch.from_numpy(read_spectrogram(path)), self.labels[index]
+        try:
+            return torch.from_numpy(read_spectrogram(path)), self.labels[index]
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
 
 # --- models -------------------------------------------------------------------------------------
@@ -407,8 +410,8 @@ class Training:
                         raise
                     say(f"{error}: stopped, the weights of epoch {self.best['epoch']} are kept")
                     break
-                except RuntimeError as error:
-                    if _lost_peer(error) and save:  # between two steps, so the state is whole
+                except (RuntimeError, InputError):  # a lost process, GPU memory, a lost clip:
+                    if save:  # it came between two optimizer steps, so the state is whole
                         save(self.state())
                     raise
                 self.history.append(record)

@@ -34,7 +34,9 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main())
     except (InputError, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        # The error of a process that reads clips carries its traceback: its last line is ours.
+        message = str(error).strip().splitlines()[-1].removeprefix("dataset.InputError: ")
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,12 +1,15 @@
 """Models, augmentation, the loop, weights files and the training scripts."""
 
+import contextlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -560,6 +563,96 @@ def test_sigterm_saves_and_resume_ends_with_the_same_weights(tmp_path):
     assert process.returncode == 0 and "going on from" in process.stdout
     assert cut.read_bytes() == whole.read_bytes()
     assert not cut.with_suffix(".checkpoint").exists()
+
+
+def test_clips_that_vanish_in_mid_run_are_one_line_and_the_run_goes_on(tmp_path):
+    folder, hidden = write_clips(tmp_path / "d", 12, 20), tmp_path / "hidden"
+    flags = ("--epochs", 6, "--patience", 0)
+    for workers in (0, 1):
+        out = tmp_path / f"{workers}.safetensors"
+        common_say = common.say
+
+        def lose_the_folder(*words, out=out, common_say=common_say):
+            if words[0].startswith("epoch   2"):
+                (folder / "Spectrograms").rename(hidden)
+            common_say(*words)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(common, "say", lose_the_folder)
+            line = told(train("train_lstm.py", folder, out, *flags, "--workers", workers))
+        assert re.search(r"Spectrograms/\d+_clip_\d+.npy: cannot be read .No such file", line)
+        assert out.with_suffix(".checkpoint").exists() and not out.exists()
+        hidden.rename(folder / "Spectrograms")
+        resumed = train("train_lstm.py", folder, out, *flags, "--resume")
+        assert resumed.returncode == 0 and "epoch   1" not in resumed.stdout
+    assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "1.safetensors").read_bytes()
+
+
+def test_a_full_disk_is_one_line_and_the_old_weights_stay(small_dataset, tmp_path, monkeypatch):
+    out = tmp_path / "lstm.safetensors"
+    assert train("train_lstm.py", small_dataset, out, *QUICK).returncode == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = told(train("train_lstm.py", small_dataset, out, *QUICK, "--seed", 3))
+    assert "cannot be written (No space left on device)" in line
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_memory_that_runs_out_names_the_flag(small_dataset, tmp_path, monkeypatch):
+    def greedy(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(common.Training, "step", greedy)
+    line = told(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
+    assert "lower --batch-size (8)" in line
+
+
+# --- several processes --------------------------------------------------------------------------
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2]
+    command += [ROOT / "train_lstm.py", *arguments]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_two_processes_end_with_the_weights_of_one_and_survive_a_kill(tmp_path):
+    folder = write_clips(tmp_path / "d", 12, 7)
+    flags = ["--epochs", 12, "--batch-size", 8, "--dropout", 0, "--no-augment", "--mixup", 0]
+    flags += ["--precision", "fp32", "--patience", 0, "--labels", folder / "dataset.csv"]
+    flags += ["--spectrograms", folder / "Spectrograms"]
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    assert call_script("train_lstm.py", *flags, "--weights", one).returncode == 0
+    process = torchrun(*flags, "--weights", two)
+    for line in process.stdout:
+        if line.startswith("epoch   3"):
+            kill_rank_1(process.pid)
+            break
+    assert "another process of this run has ended: go on with --resume" in process.stdout.read()
+    assert process.wait() != 0 and not two.exists()
+    said = torchrun(*flags, "--weights", two, "--resume").communicate()[0]
+    assert said.count("epoch  12/12") == 1, "the first process alone prints"
+    assert "epoch   3/12" not in said
+    states = [load_weights(path)[0].state_dict() for path in (one, two)]
+    assert max((a - b).abs().max() for a, b in zip(*map(dict.values, states), strict=True)) < 1e-4
+
+
+def kill_rank_1(launcher):
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            variables = path.read_bytes().split(b"\0")
+            if b"LOCAL_RANK=1" in variables and parent_of(path.parent.name) == launcher:
+                os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+def parent_of(process):
+    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 # --- real speech --------------------------------------------------------------------------------

@@ -1,0 +1,216 @@
+"""The notebooks' training loops beside ours, interleaved in one process.
+
+    python benchmarks/notebooks.py --epochs 1
+
+Times each epoch of the notebooks' CNN and LSTM loops (restated from their description: fp32,
+Adam, .item() at every step) and of common.Training on the same clips, and measures what a matrix
+multiplication reaches here in the same run. Clips are random: speed does not depend on them.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+import common
+import train_cnn
+import train_lstm
+
+GFLOP_PER_CLIP = {"cnn": 2 * 3 * 0.3356}  # 335.6 MMAC forward; the backward pass costs twice that
+
+
+# --- the notebooks ------------------------------------------------------------------------------
+
+
+class NotebookClips(Dataset):
+    """CNN-DNN.ipynb's dataset: a channel is added, nothing is checked."""
+
+    def __init__(self, folder, labels):
+        self.folder, frame = folder, pd.read_csv(labels)
+        self.ids, self.labels = frame["id"].astype(str).tolist(), frame["label"].tolist()
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        array = np.load(f"{self.folder}/{self.ids[index]}.npy")
+        clip = torch.tensor(array[np.newaxis], dtype=torch.float32)
+        return clip, torch.tensor(self.labels[index], dtype=torch.long)
+
+
+class NotebookCNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
+        self.pool, self.relu, self.dropout = nn.MaxPool2d(2, 2), nn.ReLU(), nn.Dropout(0.5)
+        self.batchnorm1, self.batchnorm2 = nn.BatchNorm2d(32), nn.BatchNorm2d(64)
+        self.batchnorm3 = nn.BatchNorm2d(128)
+        self.fc1, self.fc2 = nn.Linear(63_488, 512), nn.Linear(512, 128)
+        self.fc3 = nn.Linear(128, 2)
+
+    def forward(self, x):
+        x = self.pool(self.relu(self.batchnorm1(self.conv1(x))))
+        x = self.pool(self.relu(self.batchnorm2(self.conv2(x))))
+        x = self.pool(self.relu(self.batchnorm3(self.conv3(x))))
+        x = self.dropout(self.relu(self.fc1(x.view(x.size(0), -1))))
+        return self.fc3(self.dropout(self.relu(self.fc2(x))))
+
+
+class NotebookLSTM(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(251, 128, 2, batch_first=True)
+        self.fc, self.dropout = nn.Linear(128, 2), nn.Dropout(0.3)
+
+    def forward(self, x):
+        zeros = torch.zeros(2, x.size(0), 128)
+        out, _ = self.lstm(x, (zeros, zeros.clone()))
+        return self.fc(self.dropout(out[:, -1, :]))
+
+
+def notebook(name, folder, labels):
+    """-> a function that trains one epoch as the notebook does."""
+    clips = NotebookClips(folder, labels)
+    if name == "lstm":  # LSTM.ipynb holds all clips in memory
+        clips = [(clip[0], label) for clip, label in clips]
+    loader = DataLoader(clips, batch_size=32, shuffle=True)
+    model = NotebookCNN() if name == "cnn" else NotebookLSTM()
+    criterion, optimizer = nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=0.001)
+
+    def epoch():
+        model.train()
+        running_loss = 0.0
+        for spectrograms, targets in loader:
+            outputs = model(spectrograms)
+            loss = criterion(outputs, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+
+    return epoch
+
+
+# --- ours ---------------------------------------------------------------------------------------
+
+
+def ours(name, folder, labels, precision, flags):
+    """-> a function that trains one epoch as train_cnn.py or train_lstm.py does."""
+    recipe = {"cnn": train_cnn, "lstm": train_lstm}[name].RECIPE
+    paths = ["--spectrograms", str(folder), "--labels", str(labels), "--precision", precision]
+    args = recipe.parser().parse_args([*paths, "--epochs", "1000", "--batch-size", "32", *flags])
+    frame, data = common.load_dataset(args)
+    everything = {"train": np.arange(len(frame)), "val": np.arange(0), "test": np.arange(0)}
+    model, _ = recipe.build(args, data["shape"])
+    dataset = common.SpectrogramDataset(frame, folder)
+    training = common.Training(model, dataset, everything, args, torch.device("cpu"))
+
+    def epoch():
+        training.train_epoch(lambda: None)
+        training.epoch, training.batch = training.epoch + 1, 0
+
+    return epoch
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def write_clips(folder, clips):
+    """Random clips as .npy files, and their dataset.csv."""
+    rng = np.random.default_rng(0)
+    (folder / "Spectrograms").mkdir()
+    ids = [f"{i % 7}_clip_{i}" for i in range(clips)]
+    for name in ids:
+        np.save(folder / "Spectrograms" / f"{name}.npy", rng.random((128, 251), dtype=np.float32))
+    pd.DataFrame({"id": ids, "label": np.arange(clips) % 2}).to_csv(folder / "dataset.csv")
+    return folder / "Spectrograms", folder / "dataset.csv"
+
+
+def multiply_rate(dtype, size=4096):
+    """GFLOP/s of one large matrix multiplication: the best of three."""
+    a = torch.rand(size, size).to(dtype)
+    best = min(seconds(lambda: a @ a) for _ in range(3))
+    return 2 * size**3 / best / 1e9
+
+
+def seconds(work):
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def peak_memory(name, who, folder, labels):
+    """Peak memory in MiB of a process that only trains one epoch of `who`."""
+    command = [sys.executable, __file__, "--only", name, who, str(folder), str(labels)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def variants(name, folder, labels):
+    """Who is timed -> the function that trains an epoch."""
+    last = ["--steps", "mel", "--pool", "last"] if name == "lstm" else []
+    plain = [*last, "--no-augment", "--no-balance", "--mixup", "0"]
+    return {
+        "notebook": lambda: notebook(name, folder, labels),
+        "ours, fp32": lambda: ours(name, folder, labels, "fp32", plain),
+        "ours, auto": lambda: ours(name, folder, labels, "auto", plain),
+        "ours, auto, recipe": lambda: ours(name, folder, labels, "auto", last),
+    }
+
+
+def measure(name, folder, labels, clips, epochs):
+    """Prints the table of one model."""
+    epoch = {who: make() for who, make in variants(name, folder, labels).items()}
+    times = {who: [] for who in epoch}
+    for _ in range(epochs):
+        for who, work in epoch.items():  # interleaved: a slow spell of the machine hits all
+            times[who].append(seconds(work))
+    print(f"\n{name.upper()}, {clips} clips of (128, 251), batches of 32, {epochs} epoch(s)")
+    print(f"{'':20}{'s/epoch':>9}{'x notebook':>12}{'(min-max)':>13}{'GFLOP/s':>9}{'peak MiB':>10}")
+    for who, taken in times.items():
+        ratios = np.array(times["notebook"]) / np.array(taken)
+        rate = f"{clips * GFLOP_PER_CLIP[name] / np.median(taken):9.0f}" if name == "cnn" else ""
+        spread = f"({ratios.min():.2f}-{ratios.max():.2f})"
+        print(
+            f"{who:20}{np.median(taken):9.2f}{np.median(ratios):12.2f}{spread:>13}{rate:>9}"
+            f"{peak_memory(name, who, folder, labels):10}"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=3, metavar="N")
+    parser.add_argument("--clips", type=int, default=464, metavar="N", help="the notebooks' 464")
+    parser.add_argument("--only", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        name, who, folder, labels = args.only
+        variants(name, folder, labels)[who]()()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        return
+    threads = torch.get_num_threads()
+    print(
+        f"{threads} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    for dtype in (torch.float32, torch.bfloat16):
+        print(f"matrix multiplication, {dtype}: {multiply_rate(dtype):.0f} GFLOP/s")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_clips(Path(folder), args.clips)
+        for name in ("cnn", "lstm"):
+            measure(name, *paths, args.clips, args.epochs)
+
+
+if __name__ == "__main__":
+    main()
