@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 # Huge pages for tensors: 1.14 times faster CNN steps on Linux. PyTorch reads it at import.
@@ -42,7 +43,7 @@ from dataset import (  # noqa: F401 (some are for those who import common)
     write_atomically,
 )
 
-CLASS_NAMES = ("Not Depressed", "Depressed")
+CLASS_NAMES = report.CLASS_NAMES
 NOTICE = (
     "This is not a diagnosis. It is a research model's guess from a few seconds of sound; "
     "it can be wrong, and only a professional can assess depression."
@@ -78,11 +79,24 @@ class SpectrogramDataset(Dataset):
 # --- models -------------------------------------------------------------------------------------
 
 
+def emphasise(x: torch.Tensor, emphasis: float) -> torch.Tensor:
+    """Makes changes from frame to frame stand out of (B, M, T): (x[t] - a x[t-1]) / (1 - a).
+
+    What does not change keeps its level. 0 is the notebooks' input. The idea is that of RASTA
+    (Hermansky & Morgan 1994): the voice moves, the room and the microphone do not.
+    """
+    if not emphasis:
+        return x
+    changes = (x[..., 1:] - emphasis * x[..., :-1]) / (1 - emphasis)
+    return torch.cat([x[..., :1], changes], -1)
+
+
 class CNNDNN(nn.Module):
     """Three convolutions, three dense layers (CNN-DNN.ipynb); 32,665,410 weights at (128, 251)."""
 
-    def __init__(self, n_mels=128, n_frames=251, dropout=0.5):
+    def __init__(self, n_mels=128, n_frames=251, dropout=0.5, emphasis=0.0):
         super().__init__()
+        self.emphasis = emphasis
         self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
         self.conv3 = nn.Conv2d(64, 128, kernel_size=3, padding=1)
@@ -98,7 +112,7 @@ class CNNDNN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, M, T) in [0, 1] -> logits (B, C)."""
-        x = x.unsqueeze(1)
+        x = emphasise(x, self.emphasis).unsqueeze(1)
         # ReLU after the pooling: the same function, as both are monotonic, on a quarter of the data
         x = self.relu(self.pool(self.batchnorm1(self.conv1(x))))  # (B, 32, M/2, T/2)
         x = self.relu(self.pool(self.batchnorm2(self.conv2(x))))  # (B, 64, M/4, T/4)
@@ -120,9 +134,10 @@ class LSTMClassifier(nn.Module):
         dropout=0.3,
         steps="mel",
         pool="last",
+        emphasis=0.0,
     ):
         super().__init__()
-        self.steps, self.pool = steps, pool
+        self.steps, self.pool, self.emphasis = steps, pool, emphasis
         input_size = n_frames if steps == "mel" else n_mels
         self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
         self.fc = nn.Linear(hidden_size, 2)
@@ -130,6 +145,7 @@ class LSTMClassifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, M, T) in [0, 1] -> logits (B, C)."""
+        x = emphasise(x, self.emphasis)
         if self.steps == "time":
             x = x.transpose(1, 2)
         out, _ = self.lstm(x)  # (B, steps, hidden_size)
@@ -141,7 +157,6 @@ class LSTMClassifier(nn.Module):
 
 
 MAX_MASK = 20  # bins and frames, at strength 1
-MAX_NOISE = 0.03  # sd, where a clip spans 0 to 1
 
 
 def _mask(x: torch.Tensor, dim: int, strength: float) -> torch.Tensor:
@@ -155,26 +170,15 @@ def _mask(x: torch.Tensor, dim: int, strength: float) -> torch.Tensor:
 
 
 def augment(x: torch.Tensor, strength: float) -> torch.Tensor:
-    """Each clip of (B, M, T) turned in time, noisier and masked (SpecAugment, Park et al. 2019).
+    """Each clip of (B, M, T) turned in time and masked (SpecAugment, Park et al. 2019).
 
     Args:
-        strength: 1 masks up to 20 bins and 20 frames and adds noise of sd up to 0.03.
+        strength: 1 masks up to 20 bins and up to 20 frames.
     """
     clips, mels, frames = x.shape
-    start = torch.randint(frames, (clips, 1, 1))
-    turned = ((torch.arange(frames) + start) % frames).expand(clips, mels, frames)
-    x = x.gather(2, turned.to(x.device))
-    loudness = MAX_NOISE * strength * torch.rand(clips, 1, 1)
-    x = (x + loudness.to(x.device) * torch.randn_like(x)).clamp(0, 1)
+    turned = (torch.arange(frames) + torch.randint(frames, (clips, 1, 1))) % frames
+    x = x.gather(2, turned.expand(clips, mels, frames).to(x.device))
     return _mask(_mask(x, 1, strength), 2, strength)
-
-
-def mixup(x: torch.Tensor, target: torch.Tensor, alpha: float) -> tuple:
-    """Blends each clip (B, M, T) and its target (B, C) with another's (Zhang et al. 2018)."""
-    share = torch.distributions.Beta(alpha, alpha).sample((len(x), 1)).to(x.device)
-    other = torch.randperm(len(x), device=x.device)
-    blend = share * target + (1 - share) * target[other]
-    return torch.lerp(x[other], x, share.unsqueeze(2)), blend
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -273,12 +277,8 @@ class Training:
         self.schedule = SCHEDULES[args.schedule](self.optimizer, args.lr, args.epochs * self.steps)
         counts = np.bincount(self.labels[split["train"]], minlength=2)
         weights = counts.sum() / (2 * counts) if args.balance else np.ones(2)
-        self.targets = torch.diag(torch.tensor(weights, dtype=torch.float32)).to(device)  # (C, C)
-        self.changes = []  # what is done to a batch and its targets before it is learnt
-        if args.augment:
-            self.changes.append(lambda x, target: (augment(x, args.augment), target))
-        if args.mixup:
-            self.changes.append(lambda x, target: mixup(x, target, args.mixup))
+        self.class_weights = torch.tensor(weights, dtype=torch.float32, device=device)
+        self.change = partial(augment, strength=args.augment) if args.augment else nn.Identity()
         self.epoch, self.batch, self.losses = 1, 0, torch.zeros(self.steps, device=device)
         self.history, self.best = [], None
 
@@ -306,13 +306,11 @@ class Training:
 
     def step(self, x: torch.Tensor, y: torch.Tensor, clips: int) -> torch.Tensor:
         """Learns from this process's share of a batch of `clips` -> the sum of its losses."""
-        x = x.to(self.device, non_blocking=True)
-        target = self.targets[y.to(self.device, non_blocking=True)]  # (B, C), class-weighted
-        for change in self.changes:
-            x, target = change(x, target)
+        x, y = (tensor.to(self.device, non_blocking=True) for tensor in (x, y))
         with self.autocast:
-            logits = self.network(x)
-        loss = F.cross_entropy(logits.float(), target, reduction="sum")
+            logits = self.network(self.change(x))
+        losses = F.cross_entropy(logits.float(), y, reduction="none")
+        loss = (losses * self.class_weights[y]).sum()
         self.optimizer.zero_grad()
         (loss * (WORLD / clips)).backward()  # DistributedDataParallel divides by WORLD
         self.optimizer.step()
@@ -578,10 +576,9 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     add("--lr", metavar="RATE", type=rate, help="learning rate, at its peak")
     add("--schedule", choices=SCHEDULES, default="onecycle", help="of the learning rate")
     add("--weight-decay", metavar="RATE", type=rate, help="AdamW's; 0 is Adam")
-    add("--mixup", metavar="ALPHA", type=rate, help="of the Beta distribution; 0 is none")
     patience = "stop after N without a better validation loss; 0: no validation, the last is kept"
     add("--patience", metavar="N", type=count, help=patience)
-    masks = "mask, turn and blur clips; 1 is masks of up to 20 bins and frames"
+    masks = "turn and mask clips; 1 is masks of up to 20 bins and frames"
     add("--augment", metavar="STRENGTH", type=rate, nargs="?", const=1.0, default=1.0, help=masks)
     add("--no-augment", dest="augment", action="store_const", const=0.0, default=argparse.SUPPRESS)
     add("--balance", action=argparse.BooleanOptionalAction, default=True, help="weight the classes")
@@ -749,7 +746,11 @@ def _report(recipe: Recipe, args, data: dict, predictions: pd.DataFrame, results
     linear = report.summarise(predictions.assign(probability=predictions["linear"]))
     runs = {key: [one[key] for one in results] for key in ("history", "best_epoch", "temperature")}
     if args.folds:
-        by_fold = [report.summarise(rows)["clips"] for _, rows in predictions.groupby("fold")]
+        columns = ["label", "probability", "participant"]
+        by_fold = [
+            report.score(*rows[columns].to_numpy().T, resamples=1)
+            for _, rows in predictions.groupby("fold")
+        ]
         summary["folds"] = report.across_folds(by_fold)
     else:
         runs = {key: values[0] for key, values in runs.items()}
@@ -765,7 +766,9 @@ def _report(recipe: Recipe, args, data: dict, predictions: pd.DataFrame, results
     with write_atomically(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(content | {"versions": versions()}, indent=1))
     with write_atomically(path.with_suffix(".png")) as temporary:
-        report.plot(temporary, runs["history"], predictions, summary, runs["best_epoch"])
+        report.plot(
+            temporary, runs["history"], predictions, summary, runs["best_epoch"], title=title
+        )
     return summary
 
 

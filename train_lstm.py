@@ -1,6 +1,6 @@
 """Trains the LSTM on Spectrograms/*.npy and dataset.csv.
 
-python train_lstm.py --epochs 40
+python train_lstm.py --epochs 24
 """
 
 from functools import partial
@@ -13,6 +13,8 @@ def add_arguments(add):
     add("--pool", choices=("mean", "last"), default="mean", help="which steps' output decides")
     add("--hidden-size", metavar="UNITS", type=at_least(1), default=128)
     add("--num-layers", metavar="N", type=at_least(1), default=2)
+    emphasis = "of changes from frame to frame, below 1; 0 is the notebook's input"
+    add("--emphasis", metavar="A", type=at_least(0, float), default=0.9, help=emphasis)
     add(
         "--dropout",
         metavar="P",
@@ -25,15 +27,14 @@ def add_arguments(add):
 RECIPE = Recipe(
     name="lstm",  # common.LSTMClassifier
     defaults={
-        "epochs": 40,
-        "batch_size": 32,
+        "epochs": 24,
+        "batch_size": 16,
         "lr": 0.003,
         "weight_decay": 0.01,
-        "mixup": 0.0,
-        "patience": 0,
+        "patience": 8,
     },
     add_arguments=add_arguments,
-    arguments=("steps", "pool", "hidden_size", "num_layers", "dropout"),
+    arguments=("steps", "pool", "hidden_size", "num_layers", "emphasis", "dropout"),
 )
 
 main = partial(train, RECIPE)

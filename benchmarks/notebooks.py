@@ -161,7 +161,7 @@ def peak_memory(name, who, folder, labels):
 def variants(name, folder, labels):
     """Who is timed -> the function that trains an epoch."""
     last = ["--steps", "mel", "--pool", "last"] if name == "lstm" else []
-    plain = [*last, "--no-augment", "--no-balance", "--mixup", "0"]
+    plain = [*last, "--no-augment", "--no-balance"]
     return {
         "notebook": lambda: notebook(name, folder, labels),
         "ours, fp32": lambda: ours(name, folder, labels, "fp32", plain),
