@@ -50,6 +50,7 @@ NOTICE = (
 )
 SYNTHETIC_NOTICE = "Trained on synthetic voices: its verdicts mean nothing about real people."
 TEMPERATURES = (0.5, 5.0)  # bounds: a few validation people must not make anybody certain
+PATIENCE = 8  # epochs; under --folds nobody is spared for validation: every fold is short of people
 CHECKPOINT_SECONDS = 60.0
 LINEAR_CLIPS = 20_000  # the yardstick is fitted on at most so many: memory stays flat
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
@@ -535,6 +536,12 @@ class Recipe:
         parser.set_defaults(**self.defaults)
         return parser
 
+    def parse(self, words=None) -> argparse.Namespace:
+        args = self.parser().parse_args(words)
+        if "patience" not in args:
+            args.patience = 0 if args.folds else PATIENCE
+        return args
+
     def build(self, args, shape: tuple[int, int]) -> tuple[nn.Module, dict]:
         """A new model, seeded, and its constructor's arguments."""
         arguments = dict(zip(("n_mels", "n_frames"), shape, strict=True))
@@ -576,8 +583,11 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     add("--lr", metavar="RATE", type=rate, help="learning rate, at its peak")
     add("--schedule", choices=SCHEDULES, default="onecycle", help="of the learning rate")
     add("--weight-decay", metavar="RATE", type=rate, help="AdamW's; 0 is Adam")
-    patience = "stop after N without a better validation loss; 0: no validation, the last is kept"
-    add("--patience", metavar="N", type=count, help=patience)
+    patience = (
+        "stop after N epochs without a better validation loss; 0 holds nobody out for it and "
+    )
+    patience += f"keeps the last epoch (default: {PATIENCE}, but 0 with --folds)"
+    add("--patience", metavar="N", type=count, default=argparse.SUPPRESS, help=patience)
     masks = "turn and mask clips; 1 is masks of up to 20 bins and frames"
     add("--augment", metavar="STRENGTH", type=rate, nargs="?", const=1.0, default=1.0, help=masks)
     add("--no-augment", dest="augment", action="store_const", const=0.0, default=argparse.SUPPRESS)
@@ -859,7 +869,7 @@ def _train(recipe: Recipe, args, device: torch.device) -> None:
 
 def train(recipe: Recipe) -> int:
     """What train_cnn.py and train_lstm.py do: read, split, train, score once, write."""
-    args = recipe.parser().parse_args()
+    args = recipe.parse()
     check_writable(args.weights)
     try:
         with _processes(args) as device:

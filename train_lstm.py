@@ -15,13 +15,7 @@ def add_arguments(add):
     add("--num-layers", metavar="N", type=at_least(1), default=2)
     emphasis = "of changes from frame to frame, below 1; 0 is the notebook's input"
     add("--emphasis", metavar="A", type=at_least(0, float), default=0.9, help=emphasis)
-    add(
-        "--dropout",
-        metavar="P",
-        type=at_least(0, float),
-        default=0.3,
-        help="before the dense layer",
-    )
+    add("--dropout", metavar="P", type=at_least(0, float), default=0.3, help="before the last")
 
 
 RECIPE = Recipe(
@@ -31,7 +25,6 @@ RECIPE = Recipe(
         "batch_size": 16,
         "lr": 0.003,
         "weight_decay": 0.01,
-        "patience": 8,
     },
     add_arguments=add_arguments,
     arguments=("steps", "pool", "hidden_size", "num_layers", "emphasis", "dropout"),

@@ -111,7 +111,7 @@ def ours(name, folder, labels, precision, flags):
     """-> a function that trains one epoch as train_cnn.py or train_lstm.py does."""
     recipe = {"cnn": train_cnn, "lstm": train_lstm}[name].RECIPE
     paths = ["--spectrograms", str(folder), "--labels", str(labels), "--precision", precision]
-    args = recipe.parser().parse_args([*paths, "--epochs", "1000", "--batch-size", "32", *flags])
+    args = recipe.parse([*paths, "--epochs", "1000", "--batch-size", "32", *flags])
     frame, data = common.load_dataset(args)
     everything = {"train": np.arange(len(frame)), "val": np.arange(0), "test": np.arange(0)}
     model, _ = recipe.build(args, data["shape"])

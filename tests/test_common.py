@@ -162,7 +162,7 @@ def test_masks_are_at_most_20_wide_and_silent():
 def training_of(folder, recipe=train_lstm.RECIPE, *flags):
     """A Training on a small dataset, as the scripts make it."""
     where = ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
-    args = recipe.parser().parse_args([str(a) for a in (*where, *QUICK, *flags)])
+    args = recipe.parse([str(a) for a in (*where, *QUICK, *flags)])
     frame, data = common.load_dataset(args)
     split = common.split_clips(frame, "participant", args.seed, validate=args.patience > 0)
     dataset = common.SpectrogramDataset(frame, args.spectrograms)

@@ -1,0 +1,506 @@
+"""demo.py: its pictures and texts, and the server as a stranger meets it over HTTP."""
+
+import asyncio
+import base64
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio_client
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT, call_script, told, write_weights
+from PIL import Image
+
+import common
+import demo
+import predict
+import prepare
+
+# --- a server to talk to ------------------------------------------------------------------------
+
+
+def hearing_weights(folder):
+    """cnn.safetensors and lstm.safetensors that know how sound becomes a spectrogram."""
+    arguments = {"cnn": {}, "lstm": {"steps": "time", "pool": "mean"}}
+    for seed, (name, more) in enumerate(arguments.items()):
+        path = write_weights(folder / f"{name}.safetensors", name, seed=seed, **more)
+        model, metadata = common.load_weights(path)
+        metadata["preprocessing"]["sound"] = prepare.SETTINGS
+        metadata["data"]["synthetic"] = True
+        common.save_weights(path, model, metadata)
+    return [folder / "cnn.safetensors", folder / "lstm.safetensors"]
+
+
+def write_inputs(folder):
+    """Four clips of two people and a recording of 20 s: noise, shaped a little."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("001_clip_0", "001_clip_8", "002_clip_0", "002_clip_8"):
+        slope = np.linspace(rng.uniform(0, 4), 0, 128)[:, np.newaxis]
+        np.save(folder / f"{name}.npy", (rng.normal(size=(128, 251)) + slope).astype(np.float32))
+    sound = rng.normal(size=20 * 16_000) * np.hanning(20 * 16_000) / 9
+    soundfile.write(folder / "003.wav", sound, 16_000)
+    return folder
+
+
+@contextlib.contextmanager
+def serving(folder, *flags, **environment):
+    """demo.py on a free port of the loopback -> url, process, temp (its temporary folder)."""
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with open(folder / "stderr", "w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "demo.py", "--port", str(port), *map(str, flags)],
+            cwd=folder,
+            env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("Serving at http://127.0.0.1:"), (folder / "stderr").read_text()
+        [temp] = folder.glob("speech-*")
+        yield SimpleNamespace(url=f"http://127.0.0.1:{port}", process=process, temp=temp, line=line)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def stop(server, number):
+    """Sends the signal -> the exit status."""
+    server.process.send_signal(number)
+    return server.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("inputs") / "inputs")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return hearing_weights(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, models):
+    folder = tmp_path_factory.mktemp("server") / "tmp"
+    with serving(folder, "--no-share", "--weights", *models) as server:
+        yield server
+
+
+def upload(url, paths):
+    parts = [("files", (Path(path).name, Path(path).read_bytes())) for path in paths]
+    return httpx.post(f"{url}/gradio_api/upload", files=parts, timeout=60).json()
+
+
+def file_data(path):
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def call(url, name, *data):
+    """One call over plain HTTP -> (the event, its data)."""
+    base = f"{url}/gradio_api/call/{name}"
+    answer = httpx.post(base, json={"data": data}, timeout=60)
+    if answer.status_code != 200:
+        return str(answer.status_code), answer.json()
+    events = httpx.get(f"{base}/{answer.json()['event_id']}", timeout=120).text
+    event, data = re.findall(r"event: (\w+)\ndata: (.*)", events)[-1]
+    return event, json.loads(data)
+
+
+def classify(url, paths, model="Both"):
+    event, data = call(url, "classify", [file_data(path) for path in upload(url, paths)], model)
+    assert event == "complete", data
+    return data[0]
+
+
+def expected(models, paths):
+    models = predict.load_models(models)
+    clips = [predict.read_input(path, models[0][1])[0][0] for path in paths]
+    return predict.probabilities(models, clips)
+
+
+# --- pictures and texts -------------------------------------------------------------------------
+
+
+def test_ticks_stand_where_librosa_puts_the_frequencies():
+    librosa = pytest.importorskip("librosa")
+    x, y = demo.find_ticks((128, 251), prepare.SETTINGS)
+    bins = librosa.mel_frequencies(n_mels=130, fmax=8000)[1:-1]  # the triangles' centres
+    for text, place in y[:-1]:
+        assert np.interp(float(text.removesuffix(" Hz")), bins, np.arange(128)) == pytest.approx(
+            128 * place - 0.5, abs=0.02
+        )
+    assert y[-1] == ("8000 Hz", 1)
+    assert [text for text, _ in x] == ["0 s", "2 s", "4 s", "6 s", "8 s"]
+    assert x[-1][1] == pytest.approx(250 / 251)  # 8 s is frame 250 of 251
+
+
+def picture(html):
+    data = re.search(r"base64,([^\"]+)", html)[1]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+
+
+def test_the_picture_has_low_frequencies_at_the_bottom_and_a_text():
+    clip = np.zeros((128, 251), np.float32)
+    clip[:20] = 1
+    html = demo.draw_clip('<b>"x"</b>', clip, prepare.SETTINGS)
+    pixels = picture(html)
+    assert pixels.shape == (128, 251, 3)
+    assert pixels[-20:].mean() > 200 > 60 > pixels[:-20].mean()
+    assert '<b>"x"</b>' not in html and 'alt="Mel spectrogram of &lt;b&gt;' in html
+
+
+def test_the_overlay_is_orange_towards_depressed_and_blue_away():
+    clip = np.full((128, 251), 0.5, np.float32)
+    moved = np.zeros((6, 8))
+    moved[0, 0], moved[-1, -1] = 0.12, -0.06  # low and early, high and late
+    html = demo.draw_clip("x", clip, None, moved)
+    pixels = picture(html)
+    red, _, blue = pixels[-1, 0]
+    assert red > blue + 100
+    red, _, blue = pixels[0, -1]
+    assert blue > red + 30
+    assert np.ptp(pixels[64, 125]) < 3  # grey where nothing moved it
+    assert "12 percentage points" in html
+
+
+def row(name, p, note=""):
+    word = "error" if p is None else predict.verdict(p)
+    return predict.Row(name, name.split("_clip_")[0], p, word, note)
+
+
+def test_the_timeline_has_a_bar_per_window_and_seconds_for_one_person():
+    rows = [row(f"x_clip_{8 * n}", n / 20) for n in range(21)]
+    html = demo.draw_timeline(rows)
+    assert html.count("<rect") == 21
+    assert 'left:2.4%">0<' in html and ">24<" in html and "0.50 in the mean" in html
+    assert demo.draw_timeline(rows[:1]) == ""
+    assert ">1<" in demo.draw_timeline([row("a", 0.1), row("b", 0.9)])
+
+
+def person(name, p):
+    return predict.Row("", name, p, predict.verdict(p), "mean of 2")
+
+
+def test_the_verdict_in_words():
+    words, chances = demo.summarise([person("<a>", 0.7)])
+    assert words == "## Depressed\n&lt;a&gt;, mean of 2"
+    assert chances == {"Not Depressed": pytest.approx(0.3), "Depressed": pytest.approx(0.7)}
+    assert demo.summarise([person("a", 0.55)])[0].startswith("## Uncertain\n")
+    words, chances = demo.summarise([person("a", 0.9), person("b", 0.1)])
+    assert words == "## 2 people: 1 Depressed, 1 Not Depressed" and chances is None
+    assert demo.summarise([])[0].startswith("## No verdict")
+
+
+def test_csv_cells_are_no_formulas():
+    path = demo.write_csv([row("=1+1", 0.25, "@x"), row("-bad", None, "why")])
+    with open(path, newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first["clip"] == "'=1+1" and first["note"] == "'@x"
+    assert float(first["probability"]) == 0.25
+    assert second["clip"] == "'-bad" and second["probability"] == ""
+
+
+def test_about_tells_data_split_scores_and_versions(models):
+    _, metadata = common.load_weights(models[0])
+    metadata["test"]["clips"]["auroc"] = {"value": None, "low": None, "high": None}
+    text = demo.describe(metadata)
+    assert "### CNN" in text and "split by participant" in text and "test 8 (2)" in text
+    assert "| accuracy | 0.700 [0.60, 0.80] | 0.700 [0.60, 0.80] |" in text
+    assert "majority" in text and "undefined" in text and "torch" in text
+
+
+# --- hardening, piece by piece ------------------------------------------------------------------
+
+
+def test_sweep_removes_what_is_old_and_only_that(tmp_path):
+    (tmp_path / "hash").mkdir()
+    (tmp_path / "hash" / "clip.npy").touch()
+    (tmp_path / "tmpab12").touch()  # what an upload that was broken off leaves
+    demo.sweep(tmp_path, 60)
+    assert len(list(tmp_path.rglob("*"))) == 3
+    time.sleep(0.01)
+    demo.sweep(tmp_path, 0)
+    demo.sweep(tmp_path, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_password_waits_and_holds_up_nobody(monkeypatch):
+    monkeypatch.setattr(demo, "WRONG_PASSWORD_SECONDS", 0.3)
+
+    async def attempt():
+        started = time.monotonic()
+        tries = [demo.log_in("secret", "me", word) for word in ("", "secre", "sécret")]
+        wrong = asyncio.gather(*tries)
+        right = await demo.log_in("secret", "me", "secret")
+        return right, time.monotonic() - started, await wrong, time.monotonic() - started
+
+    right, soon, wrong, late = asyncio.run(attempt())
+    assert right and soon < 0.2
+    assert wrong == [False] * 3 and late >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("public", "share", "words"),
+    [
+        (None, True, "(no public link: Gradio could not be reached)"),
+        (None, False, "(no public link: none was asked for)"),
+        ("https://x.gradio.live", True, "at https://x.gradio.live"),
+    ],
+)
+def test_one_plain_line_says_where(public, share, words, monkeypatch, capsys):
+    monkeypatch.setattr(demo.safehttpx, "async_validate_url", None)
+    monkeypatch.delenv("DEMO_PASSWORD", raising=False)
+    asked = {}
+
+    def launch(**settings):
+        asked.update(settings)
+        print("nine lines of advice\n" * 9)
+        return None, "http://127.0.0.1:7860/", public
+
+    page = SimpleNamespace(queue=lambda **_: None, launch=launch)
+    args = SimpleNamespace(host=None, port=None, password=None)
+    line = demo.serve(page, args, share)
+    assert line.startswith("Serving at http://127.0.0.1:7860/") and words in line
+    assert "\n" not in line and not capsys.readouterr().out
+    assert asked["share"] is share and asked["auth"] is None and asked["run_history"] is False
+
+
+# --- the server ---------------------------------------------------------------------------------
+
+
+def test_the_page_is_served_with_nothing_from_elsewhere(server):
+    page = httpx.get(server.url)
+    assert page.status_code == 200 and demo.TITLE in page.text
+    assert "none was asked for" in server.line
+    fetched = re.findall(r"(?:src|href)=\"(https?:)?//([^/\"]+)", page.text)
+    assert {host for _, host in fetched} <= {server.url.split("//")[1]}
+
+
+def test_clips_get_predict_pys_answer_over_plain_http(server, files, models):
+    paths = sorted(files.glob("*.npy"))
+    answer = classify(server.url, paths)
+    rows = [row._asdict() for row in predict.predict(predict.load_models(models), paths)]
+    assert [row["clip"] for row in rows] == [*(path.stem for path in paths), "", ""]
+    for found, right in zip(answer["rows"], rows, strict=True):
+        assert found == right | {"probability": pytest.approx(right["probability"], abs=1e-6)}
+    assert common.NOTICE in answer["notice"] and common.SYNTHETIC_NOTICE in answer["notice"]
+
+
+@pytest.mark.parametrize("number, name", [(0, "CNN"), (1, "LSTM")])
+def test_one_model_alone(server, files, models, number, name):
+    path = files / "001_clip_0.npy"
+    clip, _ = classify(server.url, [path], name)["rows"]
+    assert clip["probability"] == pytest.approx(expected([models[number]], [path])[0], abs=1e-6)
+
+
+def test_the_readmes_client_gets_predict_pys_answer_to_a_recording(server, files, models):
+    client = gradio_client.Client(server.url, verbose=False)
+    recording = gradio_client.handle_file(files / "003.wav")
+    answer = client.predict(recording, "LSTM", api_name="/listen")
+    rows = list(predict.predict(predict.load_models(models[1:]), [files / "003.wav"]))
+    assert [row["clip"] for row in answer["rows"]] == [row.clip for row in rows]
+    assert len(rows) == 4  # 0 to 8, 8 to 16, 12 to 20 s, and the mean
+    found = [row["probability"] for row in answer["rows"]]
+    assert found == pytest.approx([row.probability for row in rows], abs=1e-6)
+    clips = [gradio_client.handle_file(path) for path in sorted(files.glob("001*.npy"))]
+    answer = client.predict(clips, "Both", api_name="/classify")
+    assert answer["rows"][-1]["note"] == "mean of 2"
+    assert {"/classify", "/listen"} == set(client.view_api(return_format="dict")["named_endpoints"])
+
+
+def test_a_bad_file_gets_its_own_note_and_fails_no_other(server, files, tmp_path):
+    good = files / "001_clip_0.npy"
+    bad = {
+        "object.npy": np.array([{"a": 1}], dtype=object),
+        "flat.npy": np.zeros(9),
+        "nan.npy": np.full((128, 251), np.nan),
+        "constant.npy": np.ones((128, 251)),
+        "bins.npy": np.random.default_rng(0).normal(size=(64, 251)),
+        "complex.npy": np.zeros((128, 251), complex),
+    }
+    for name, array in bad.items():
+        np.save(tmp_path / name, array, allow_pickle=True)
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "page.html").write_text("<script>alert(1)</script>")
+    huge = b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 100
+    (tmp_path / "header.npy").write_bytes(huge)  # asks numpy for 4 GiB
+    (tmp_path / "cut.npy").write_bytes(good.read_bytes()[:-5])
+    paths = [good, *sorted(tmp_path.iterdir())]
+    clips = [row for row in classify(server.url, paths)["rows"] if row["clip"]]
+    assert [clip["clip"] for clip in clips] == [path.stem for path in paths]
+    assert clips[0]["probability"] is not None and clips[0]["note"] == ""
+    for clip in clips[1:]:
+        assert clip["verdict"] == "error" and clip["probability"] is None
+        assert clip["note"] and "\n" not in clip["note"] and "Traceback" not in clip["note"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "../../../../etc/passwd", str(ROOT / "demo.py"), "http://127.0.0.1:1/x.npy"],
+)
+def test_no_other_file_and_no_address_is_read(server, path):
+    event, data = call(server.url, "classify", [file_data(path)], "Both")
+    assert event == "error" and "root:" not in json.dumps(data)
+    assert httpx.get(f"{server.url}/gradio_api/file={path}").status_code in (403, 404)
+
+
+@pytest.mark.parametrize("data", [[], [None, "Both"], [[], "Both"], ["x"], [None, "Other"]])
+def test_senseless_calls_get_an_error_without_a_traceback(server, data):
+    event, data = call(server.url, "classify", *data)
+    assert event == "error" and "Traceback" not in json.dumps(data) and "File " not in str(data)
+
+
+def test_a_thousand_files_are_refused(server, files):
+    [path] = upload(server.url, [files / "001_clip_0.npy"])
+    event, data = call(server.url, "classify", [file_data(path)] * 1000, "Both")
+    assert event == "error" and "1000 files" in data["error"] and "at most 256" in data["error"]
+
+
+def stored(server):
+    return {path for path in server.temp.rglob("*") if path.is_file()}
+
+
+def test_a_hundred_megabytes_are_refused_announced_or_not(server):
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.npy"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    before, address = stored(server), f"{server.url}/gradio_api/upload"
+
+    def body():
+        yield head
+        for _ in range(100):
+            yield bytes(10**6)
+
+    whole = httpx.post(address, content=body(), headers=kind, timeout=60)
+    assert whole.status_code == 413 and "maximum allowed size" in whole.text
+    with socket.create_connection(("127.0.0.1", int(server.url.split(":")[-1]))) as plain:
+        plain.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head
+        )
+        assert b" 413 " in plain.recv(1000).splitlines()[0]  # before it was sent
+    assert stored(server) == before
+    long = httpx.post(f"{server.url}/gradio_api/call/classify", content=b"[" * 2 * 2**20)
+    assert long.status_code in (400, 413)
+
+
+def test_an_upload_broken_off_is_swept_away(server):
+    before = stored(server)
+    with socket.create_connection(("127.0.0.1", int(server.url.split(":")[-1]))) as plain:
+        plain.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.npy"\r\n\r\n'
+            + bytes(2_000_000)
+        )
+        time.sleep(0.5)
+    time.sleep(0.5)
+    assert stored(server) > before  # Gradio keeps it
+    demo.sweep(server.temp, 0.0)
+    assert not stored(server)
+
+
+def test_the_queue_cannot_be_passed_by(server):
+    answer = httpx.post(f"{server.url}/gradio_api/run/classify", json={"data": [None, "Both"]})
+    assert answer.status_code == 404 and "queue" in answer.text
+    summary = httpx.get(f"{server.url}/monitoring/summary")
+    assert summary.status_code in (401, 403, 404)
+
+
+def test_32_at_once_get_the_right_answer_or_a_clean_busy(server, files, models):
+    paths = sorted(files.glob("*.npy"))
+    right = expected(models[1:], paths)
+
+    def visit(number):
+        path = paths[number % len(paths)]
+        event, data = call(
+            server.url, "classify", [file_data(upload(server.url, [path])[0])], "LSTM"
+        )
+        return event, data, right[number % len(paths)]
+
+    with ThreadPoolExecutor(32) as visitors:
+        answers = list(visitors.map(visit, range(32)))
+    done = [(data[0], p) for event, data, p in answers if event == "complete"]
+    assert len(done) >= 16
+    for answer, p in done:
+        assert answer["rows"][0]["probability"] == pytest.approx(p, abs=1e-6)
+    assert all(event == "503" for event, _, _ in answers if event != "complete")
+
+
+def test_64_clips_with_both_models(server, files):
+    [path] = upload(server.url, [files / "001_clip_0.npy"])
+    started = time.monotonic()
+    event, data = call(server.url, "classify", [file_data(path)] * 64, "Both")
+    assert event == "complete" and len(data[0]["rows"]) == 65
+    assert time.monotonic() - started < 30  # 2.5 s on a quiet machine
+
+
+def test_ctrl_c_leaves_nothing_even_with_visitors_there(server, files):
+    """The last test of this server: stops it."""
+    upload(server.url, [files / "001_clip_0.npy"])
+    assert stored(server)
+    with httpx.stream("GET", f"{server.url}/gradio_api/heartbeat/abc") as heartbeat:
+        next(heartbeat.iter_raw())
+        status = stop(server, signal.SIGINT)
+    assert status == 130 and not server.temp.exists()
+
+
+# --- closed, and on a Space ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory, models):
+    """As a Space starts it: its environment, a secret, and weights/ in the folder."""
+    folder = tmp_path_factory.mktemp("space") / "tmp"
+    space = {"SYSTEM": "spaces", "SPACE_ID": "me/voices", "DEMO_PASSWORD": "open sesame"}
+    with serving(folder, "--weights", models[1], **space) as server:
+        yield server
+
+
+def test_a_space_shares_no_link(closed):
+    assert "none was asked for" in closed.line
+
+
+def test_a_closed_page_opens_to_its_password_alone(closed, files):
+    assert httpx.get(f"{closed.url}/config").status_code == 401
+    assert httpx.get(f"{closed.url}/gradio_api/info").status_code == 401
+    assert upload(closed.url, [files / "001_clip_0.npy"])["detail"]["error"] == "Not authenticated"
+    with httpx.Client(base_url=closed.url) as visitor:
+        started = time.monotonic()
+        wrong = visitor.post("/login", data={"username": "me", "password": "open"})
+        assert wrong.status_code == 400 and time.monotonic() - started >= 1
+        right = visitor.post("/login", data={"username": "me", "password": "open sesame"})
+        assert right.status_code == 200
+        assert visitor.get("/config").status_code == 200
+
+
+def test_sigterm_leaves_nothing(closed):
+    """The last test of this server: stops it."""
+    status = stop(closed, signal.SIGTERM)
+    assert status == 130 and not closed.temp.exists()
+
+
+def test_missing_weights_are_one_line():
+    before = signal.getsignal(signal.SIGTERM)
+    line = told(call_script("demo.py", "--no-share", "--weights", "none.safetensors"))
+    signal.signal(signal.SIGTERM, before)
+    assert line.startswith("demo.py: none.safetensors: cannot be read")

@@ -1,0 +1,449 @@
+"""predict.py against the models themselves, prepare.py and report.py."""
+
+import csv
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from conftest import SHARED, call_script, told, write_clips, write_weights
+from hypothesis import given
+from hypothesis import strategies as st
+
+import predict
+import prepare
+import report
+from common import NOTICE, SYNTHETIC_NOTICE, load_weights, save_weights
+from dataset import InputError, min_max, read_spectrogram
+
+SHAPE = (16, 24)
+# One second of 8 kHz makes a clip of SHAPE: 8000 // 340 + 1 frames.
+SOUND = {"sample_rate": 8000, "n_fft": 512, "hop_length": 340, "n_mels": 16, "clip_seconds": 1}
+
+
+def make_weights(path, name="lstm", seed=0, **changes):
+    """Weights for clips of SHAPE; `changes` goes over their metadata."""
+    write_weights(path, name, SHAPE, seed=seed)
+    model, metadata = load_weights(path)
+    for key, value in changes.items():
+        metadata[key] = metadata[key] | value if isinstance(value, dict) else value
+    save_weights(path, model, metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("predict")
+
+
+@pytest.fixture(scope="module")
+def pair(folder):
+    """The paths of an LSTM and a CNN with temperatures of their own."""
+    lstm = make_weights(folder / "lstm.safetensors", temperature=0.7)
+    return [lstm, make_weights(folder / "cnn.safetensors", "cnn", seed=1, temperature=2.5)]
+
+
+@pytest.fixture(scope="module")
+def hearing(folder):
+    """Weights that know their sound settings."""
+    return make_weights(folder / "hearing.safetensors", preprocessing={"sound": SOUND})
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return np.random.default_rng(0).random((70, *SHAPE), np.float32)
+
+
+def read_rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# --- models -------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_of_one_is_the_model(pair, clips):
+    model, metadata = load_weights(pair[1])
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(clips)) / metadata["temperature"]
+    expected = logits.softmax(1)[:, 1].numpy()
+    found = predict.probabilities(predict.load_models(pair[1:]), clips)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_an_ensemble_of_two_is_the_mean_of_their_scaled_logits(pair, clips):
+    logits = []
+    for path in pair:
+        model, metadata = load_weights(path)
+        with torch.inference_mode():
+            logits.append(model(torch.from_numpy(clips)) / metadata["temperature"])
+    expected = (sum(logits) / 2).softmax(1)[:, 1].numpy()
+    models = predict.load_models(pair)
+    np.testing.assert_allclose(predict.probabilities(models, clips), expected, atol=1e-6)
+    assert predict.probabilities(models, []).shape == (0,)
+
+
+def test_the_notebooks_ensemble_gives_the_same_class(weights):
+    paths = sorted(weights.glob("*.safetensors"))  # of one temperature, as the notebooks' have none
+    models = predict.load_models(paths)
+    clips = np.random.default_rng(1).random((8, 128, 251), np.float32)
+    spectrogram = torch.from_numpy(clips)
+    with torch.no_grad():
+        cnn_output, lstm_output = (model(spectrogram) for model, _ in models)
+        combined_output = (cnn_output + lstm_output) / 2
+        _, predicted = torch.max(combined_output, 1)
+    assert ((predict.probabilities(models, clips) > 0.5) == predicted.numpy()).all()
+
+
+def test_weights_are_found_in_their_order(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predict, "__file__", str(tmp_path / "predict.py"))
+    assert predict.find_weights() == []
+    with pytest.raises(InputError, match="python train_lstm.py"):
+        predict.load_models(predict.find_weights())
+    example = make_weights(tmp_path / "examples" / "lstm.safetensors")
+    assert predict.find_weights() == [example]
+    make_weights(tmp_path / "weights" / "lstm.safetensors")
+    make_weights(tmp_path / "weights" / "cnn.safetensors", "cnn")
+    assert [path.name for path in predict.find_weights()] == ["cnn.safetensors", "lstm.safetensors"]
+    assert [path.name for path in predict.find_weights(["a/b.safetensors"])] == ["b.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"class_names": ["no", "yes"]}, "class_names"),
+        ({"preprocessing": {"sound": SOUND}}, "preprocessing"),
+        ({"shape": [16, 25]}, "shape"),
+    ],
+)
+def test_weights_that_differ_are_no_ensemble(pair, tmp_path, changes, named):
+    other = make_weights(tmp_path / "other.safetensors", **changes)
+    with pytest.raises(InputError, match=f"other.safetensors: {named} .* but .*lstm.safetensors"):
+        predict.load_models([pair[0], other])
+
+
+@pytest.mark.parametrize(
+    ("probability", "band", "expected"),
+    [
+        (0.61, predict.UNCERTAIN, "Depressed"),
+        (0.6, predict.UNCERTAIN, "uncertain"),
+        (0.4, predict.UNCERTAIN, "uncertain"),
+        (0.39, predict.UNCERTAIN, "Not Depressed"),
+        (0.39, (0.2, 0.8), "uncertain"),
+        (0.51, (0.5, 0.5), "Depressed"),
+    ],
+)
+def test_verdict(probability, band, expected):
+    assert predict.verdict(probability, band) == expected
+
+
+# --- occlusion ----------------------------------------------------------------------------------
+
+
+class Ear(torch.nn.Module):
+    """Hears one patch: the more sound in it, the surer of Depressed."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        heard = self.weight * x[:, 32:44, 96:120].mean((1, 2))
+        return torch.stack([torch.zeros_like(heard), heard], 1)
+
+
+def test_explain_finds_what_the_model_hears():
+    clip = np.random.default_rng(0).random((128, 251), np.float32)
+    moved = predict.explain([(Ear(), {"temperature": 1.0})], clip)
+    assert moved.shape == predict.PATCHES
+    assert np.unravel_index(moved.argmax(), moved.shape) == (1, 3)
+    assert moved.max() > 0.1 and (np.delete(moved.ravel(), moved.argmax()) == 0).all()
+
+
+def test_explain_is_one_silenced_patch_after_another(pair, clips):
+    models, clip = predict.load_models(pair), clips[0]
+    whole = predict.probabilities(models, [clip])[0]
+    expected = np.empty(predict.PATCHES)
+    for m, bins in enumerate(np.array_split(np.arange(16), predict.PATCHES[0])):
+        for t, frames in enumerate(np.array_split(np.arange(24), predict.PATCHES[1])):
+            silenced = clip.copy()
+            silenced[bins[0] : bins[-1] + 1, frames[0] : frames[-1] + 1] = 0
+            expected[m, t] = whole - predict.probabilities(models, [silenced])[0]
+    np.testing.assert_allclose(predict.explain(models, clip), expected, atol=1e-6)
+    assert np.abs(expected).max() > 1e-4
+
+
+def test_explain_of_a_clip_with_fewer_bins_than_patches():
+    moved = predict.explain([(Ear(), {"temperature": 1.0})], np.ones((3, 5), np.float32))
+    assert moved.shape == (3, 5)
+
+
+# --- clips --------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.booleans())
+def test_windows_cover_everything_once_but_for_the_last(total, length, flat):
+    array = np.arange(1.0, total + 1) if flat else np.arange(1.0, 2 * total + 1).reshape(2, total)
+    pieces, starts, note = predict.windows(array, length)
+    assert all(piece.shape == (*array.shape[:-1], length) for piece in pieces)
+    if total < length:
+        assert starts == [0] and "padded" in note
+        np.testing.assert_array_equal(pieces[0][..., :total], array)
+        assert not pieces[0][..., total:].any()
+        return
+    assert note == "" and starts[-1] == total - length and len(pieces) == -(-total // length)
+    assert starts[:-1] == list(range(0, total - length, length))
+    for piece, start in zip(pieces, starts, strict=True):
+        np.testing.assert_array_equal(piece, array[..., start : start + length])
+
+
+def test_spectrograms_longer_and_shorter_than_the_model(pair, tmp_path):
+    metadata = load_weights(pair[0])[1]
+    array = np.random.default_rng(0).normal(size=(16, 60)).astype(np.float32)
+    np.save(tmp_path / "long.npy", array)
+    clips, starts, note = predict.read_input(tmp_path / "long.npy", metadata)
+    scaled = min_max(array)
+    expected = [min_max(scaled[:, start : start + 24]) for start in (0, 24, 36)]
+    np.testing.assert_array_equal(clips, expected)
+    np.testing.assert_allclose(starts, np.array([0, 24, 36]) * 512 / 16_000)
+    assert note == "" and clips.dtype == np.float32
+    same = predict.read_input((tmp_path / "long.npy").read_bytes(), metadata)[0]
+    np.testing.assert_array_equal(same, clips)
+    np.save(tmp_path / "short.npy", array[:, :6])
+    clips, _, note = predict.read_input(tmp_path / "short.npy", metadata)
+    np.testing.assert_array_equal(clips[0, :, :6], min_max(array[:, :6]))
+    assert not clips[0, :, 6:].any() and note == "25% of a clip's length, padded with silence"
+    np.save(tmp_path / "other.npy", array[:8])
+    with pytest.raises(InputError, match=r"clips of \(8, 24\).*expected \(16, 24\)"):
+        predict.read_input(tmp_path / "other.npy", metadata)
+
+
+def test_a_clip_of_the_right_length_is_left_as_it_is(pair, tmp_path, clips):
+    np.save(tmp_path / "clip.npy", clips[0])
+    (clip,), starts, note = predict.read_input(tmp_path / "clip.npy", load_weights(pair[0])[1])
+    np.testing.assert_array_equal(clip, read_spectrogram(tmp_path / "clip.npy"))
+    assert starts.tolist() == [0] and note == ""
+
+
+def test_a_recording_is_cut_and_transformed_as_prepare_does_it(hearing, tmp_path):
+    samples = np.random.default_rng(0).normal(0, 0.1, 8000 * 5 // 2).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
+    clips, starts, note = predict.read_input(tmp_path / "a.wav", load_weights(hearing)[1])
+    assert starts.tolist() == [0, 1, 1.5] and note == ""
+    expected = [prepare.log_mel(samples[n : n + 8000], SOUND) for n in (0, 8000, 12_000)]
+    np.testing.assert_array_equal(clips, expected)
+
+
+def test_a_recording_resampled_is_that_of_prepare(hearing, tmp_path):
+    time = np.arange(44_100 * 3) / 44_100
+    soundfile.write(tmp_path / "a.flac", 0.5 * np.sin(2 * np.pi * 440 * time**2), 44_100)
+    clips, starts, _ = predict.read_input(tmp_path / "a.flac", load_weights(hearing)[1])
+    blocks = prepare.read_sound(tmp_path / "a.flac", 8000)
+    expected = [prepare.log_mel(samples, SOUND) for samples in prepare.cut_clips(blocks, 8000)]
+    np.testing.assert_array_equal(clips, expected)
+    assert starts.tolist() == [0, 1, 2]
+
+
+def test_silence_in_a_recording_is_left_out(hearing, tmp_path, monkeypatch):
+    metadata = load_weights(hearing)[1]
+    samples = np.random.default_rng(0).normal(0, 0.1, 24_000)
+    samples[8000:16_000] = 0
+    soundfile.write(tmp_path / "a.wav", samples, 8000)
+    clips, starts, note = predict.read_input(tmp_path / "a.wav", metadata)
+    assert starts.tolist() == [0, 2] and len(clips) == 2 and note == "1 silent clips left out"
+    soundfile.write(tmp_path / "b.wav", samples[:3000], 8000)
+    assert "38% of a clip" in predict.read_input(tmp_path / "b.wav", metadata)[2]
+    soundfile.write(tmp_path / "c.wav", 0 * samples, 8000)
+    with pytest.raises(InputError, match="^silent$"):
+        predict.read_input(tmp_path / "c.wav", metadata)
+    monkeypatch.setattr(predict, "MAX_SECONDS", 1.8)
+    with pytest.raises(InputError, match="longer than 0.0005 hours"):
+        predict.read_input(tmp_path / "a.wav", metadata)
+
+
+def test_weights_without_sound_settings_take_the_notebooks(pair, weights, tmp_path):
+    samples = np.random.default_rng(0).normal(0, 0.1, 16_000 * 8)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    clips, _, note = predict.read_input(
+        tmp_path / "a.wav", load_weights(weights / "lstm.safetensors")[1]
+    )
+    np.testing.assert_array_equal(clips[0], prepare.log_mel(samples.astype(np.float32)))
+    assert "16000 Hz assumed" in note
+    with pytest.raises(InputError, match=r"\(128, 251\).*expected \(16, 24\)"):
+        predict.read_input(tmp_path / "a.wav", load_weights(pair[0])[1])
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(folder):
+    """Spectrograms/ of 6 people with 4 clips each, and dataset.csv."""
+    return write_clips(folder / "corpus", participants=6, clips=4, shape=SHAPE)
+
+
+def test_one_row_per_clip_and_participant(pair, corpus, tmp_path):
+    out = tmp_path / "new" / "out.csv"
+    run = call_script("predict.py", corpus / "Spectrograms", "--weights", *pair, "--csv", out)
+    assert run.returncode == 0, run.stderr
+    assert NOTICE in run.stdout and "24 clips of 6 participants" in run.stdout
+    assert out.read_text().splitlines()[0] == "clip,participant,probability,verdict,note"
+    rows, models = read_rows(out), predict.load_models(pair)
+    paths = sorted((corpus / "Spectrograms").glob("*.npy"))
+    expected = predict.probabilities(models, map(read_spectrogram, paths))
+    by_clip = {row["clip"]: row for row in rows if row["clip"]}
+    assert list(by_clip) == [path.stem for path in paths]
+    for path, chance in zip(paths, expected, strict=True):
+        row = by_clip[path.stem]
+        assert float(row["probability"]) == pytest.approx(chance, abs=1e-6)
+        assert row["participant"] == path.stem[:3] and row["note"] == ""
+        assert row["verdict"] == predict.verdict(chance)
+    people = [row for row in rows if not row["clip"]]
+    means = expected.reshape(6, 4).mean(1)
+    assert [row["participant"] for row in people] == [f"{n:03}" for n in range(6)]
+    assert [float(row["probability"]) for row in people] == pytest.approx(means, abs=1e-6)
+
+
+def test_the_table_says_what_the_csv_says(pair, corpus, tmp_path):
+    path = corpus / "Spectrograms" / "002_clip_8.npy"
+    flags = ["--weights", *pair, "--uncertain", "0", "1"]
+    call_script("predict.py", path, *flags, "--csv", tmp_path / "out.csv")
+    run = call_script("predict.py", path, *flags)
+    row = read_rows(tmp_path / "out.csv")[0]
+    assert NOTICE in run.stdout and SYNTHETIC_NOTICE not in run.stdout
+    assert re.search(rf"002_clip_8 +{float(row['probability']):.3f} +uncertain", run.stdout)
+    assert re.search(r"\n002 .*mean of 1\n", run.stdout)
+
+
+def test_bad_files_among_good_ones(hearing, tmp_path):
+    clips = write_clips(tmp_path, participants=2, clips=1, shape=SHAPE) / "Spectrograms"
+    (clips / "bad.npy").write_bytes(b"nonsense")
+    (clips / "=cmd.npy").write_bytes(b"")
+    (clips / "notes.txt").write_text("not looked at")
+    (clips / "broken.WAV").write_text("not sound")
+    noise = np.random.default_rng(0).normal(0, 0.1, 20_000)
+    soundfile.write(clips / "talk.wav", noise, 8000)
+    run = call_script("predict.py", clips, "--weights", hearing, "--csv", tmp_path / "out.csv")
+    assert run.returncode == 1 and "5 clips of 3 participants; 3 files could not" in run.stdout
+    rows = read_rows(tmp_path / "out.csv")
+    bad = {row["clip"]: row for row in rows if row["verdict"] == "error"}
+    assert bad.keys() == {"bad", "'=cmd", "broken"}
+    assert all(row["probability"] == "" and row["note"] for row in bad.values())
+    assert "not a .npy file" in bad["bad"]["note"]
+    good = [row["clip"] for row in rows if row["probability"] and row["clip"]]
+    talk = ["talk_clip_0", "talk_clip_1", "talk_clip_1.5"]
+    assert good == ["000_clip_0", "001_clip_0", *talk]
+    assert {r["participant"] for r in rows if r["clip"] in talk} == {"talk"}
+
+
+def test_synthetic_weights_say_so(tmp_path, corpus):
+    path = write_weights(tmp_path / "s.safetensors", shape=SHAPE, synthetic=True)
+    run = call_script("predict.py", corpus / "Spectrograms", "--weights", path)
+    assert f"{NOTICE} {SYNTHETIC_NOTICE}" in run.stdout
+
+
+def test_files_are_read_as_rows_are_written(pair, corpus, monkeypatch):
+    read, paths = [], list((corpus / "Spectrograms").glob("*.npy")) * 10
+    reader = predict.read_input
+    monkeypatch.setattr(predict, "read_input", lambda p, m: read.append(p) or reader(p, m))
+    rows = predict.predict(predict.load_models(pair[:1]), iter(paths))
+    next(rows)
+    assert len(read) <= predict.CLIPS_AT_ONCE
+    assert len(list(rows)) == len(paths) - 1 + 6 and len(read) == len(paths)
+
+
+def test_a_run_that_dies_leaves_the_old_csv(pair, corpus, tmp_path, monkeypatch):
+    out = tmp_path / "out.csv"
+    out.write_text("old")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "verdict", die)
+    run = call_script("predict.py", corpus / "Spectrograms", "--weights", *pair, "--csv", out)
+    assert run.returncode == 130 and out.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+def test_labels_score_the_predictions(pair, corpus, tmp_path):
+    labels = pd.read_csv(corpus / "dataset.csv", dtype=str)[2:]
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    flags = ["--weights", *pair, "--labels", tmp_path / "labels.csv", "--csv", tmp_path / "o.csv"]
+    run = call_script("predict.py", corpus / "Spectrograms", *flags)
+    assert run.returncode == 0, run.stderr
+    rows = pd.read_csv(tmp_path / "o.csv", dtype=str).dropna(subset="clip")
+    frame = labels.merge(rows, left_on="id", right_on="clip").astype(
+        {"probability": float, "label": int}
+    )
+    expected = report.format_summary(
+        f"Scored by {tmp_path / 'labels.csv'}", report.summarise(frame)
+    )
+    assert expected in run.stdout
+    assert "2 clips have no label and are not scored" in run.stdout
+    # conftest's weights have seen participant 001
+    assert "4 clips of 1 participants have the ids of people the weights were" in run.stdout
+
+
+def test_labels_of_recordings_count_for_all_their_windows(hearing, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", rng.normal(0, 0.1, 20_000), 8000)
+    (tmp_path / "labels.csv").write_text("id,label\na,0\nb,1\n")
+    run = call_script(
+        "predict.py", tmp_path, "--weights", hearing, "--labels", tmp_path / "labels.csv"
+    )
+    assert "6 clips of 2 people, 1 Depressed" in run.stdout and "no label" not in run.stdout
+    assert "flatters" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("id,label\nsomebody,1\n", "no clip has one of its ids, such as 'somebody'"),
+        ("name,label\n000_clip_0,1\n", "expected columns id and label"),
+    ],
+)
+def test_labels_that_match_no_clip(pair, corpus, tmp_path, content, words):
+    (tmp_path / "labels.csv").write_text(content)
+    flags = ["--weights", *pair, "--labels", tmp_path / "labels.csv"]
+    assert words in told(call_script("predict.py", corpus / "Spectrograms", *flags))
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def test_a_folder_with_nothing_usable(pair, tmp_path):
+    (tmp_path / "readme.txt").write_text("")
+    line = told(call_script("predict.py", tmp_path, "--weights", *pair))
+    assert f"{tmp_path}: no .npy and no recording there" in line
+    line = told(call_script("predict.py", tmp_path / "gone.npy", "--weights", *pair))
+    assert "gone.npy: no .npy and no recording there" in line
+
+
+def test_no_such_weights(corpus, tmp_path):
+    flags = ["--weights", tmp_path / "none.safetensors"]
+    assert "none.safetensors" in told(call_script("predict.py", corpus / "Spectrograms", *flags))
+
+
+def test_a_csv_that_cannot_be_written(pair, corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    flags = ["--weights", *pair, "--csv", tmp_path / "file" / "out.csv"]
+    assert "cannot be written" in told(call_script("predict.py", corpus / "Spectrograms", *flags))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no real speech at hand in ../shared/data")
+def test_real_speech(weights, tmp_path):
+    lstm = weights / "lstm.safetensors"
+    recordings = sorted((SHARED / "emodb" / "recordings").glob("*.wav"))[:2]
+    spectrograms = sorted((SHARED / "emodb" / "Spectrograms").glob("*.npy"))[:2]
+    flags = ["--weights", lstm, "--csv", tmp_path / "out.csv"]
+    run = call_script("predict.py", *recordings, *spectrograms, *flags)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert all(0 < float(row["probability"]) < 1 for row in read_rows(tmp_path / "out.csv"))
