@@ -200,7 +200,8 @@ def summarise(people: list[predict.Row]) -> tuple[str, dict | None]:
         counts = Counter(person.verdict for person in people).most_common()
         return f"## {len(people)} people: " + ", ".join(f"{n} {word}" for word, n in counts), None
     _, name, p, word, note = people[0]
-    text = f"## {word[0].upper()}{word[1:]}\n{escape(name)}, {note}"
+    text = f"## {word[0].upper()}{word[1:]}\n{escape(name)}, {note.replace('mean of 1', 'one')} clip"
+    text += "" if text.endswith(" one clip") else "s"
     return text, dict(zip(CLASS_NAMES, (1 - p, p), strict=True))
 
 
@@ -212,11 +213,12 @@ def show_results(choices: dict, source, model: str, progress=gr.Progress()) -> t
     clips = [row for row in rows if row.clip]
     scores = [f" {row.probability:.2f}" if row.verdict != "error" else "" for row in clips]
     shown = [(clips[i].clip + score, i) for i, score in enumerate(scores) if score]
+    times = draw_timeline([clips[i] for _, i in shown])
     return (
         gr.Column(visible=True),
         words,
         gr.Label(chances, visible=bool(chances)),
-        draw_timeline([clips[i] for _, i in shown]),
+        gr.HTML(times, visible=bool(times)),
         gr.Dropdown(shown, value=shown[0][1] if shown else None, visible=len(shown) > 1),
         [(row.clip, row.verdict + p, row.note) for row, p in zip(clips, scores, strict=True)],
         write_csv(rows),
@@ -287,7 +289,7 @@ def build_page(choices: dict, shared: bool) -> gr.Blocks:
                     number = gr.Dropdown(label="Clip shown", elem_id="shown")
                     explained = gr.Checkbox(label="Show what moved the verdict", elem_id="explain")
                     picture = gr.HTML(elem_id="picture")
-                    heads, widths = ["Clip", "Verdict", "Note"], ["36%", "34%", "30%"]
+                    heads, widths = ["Clip", "Verdict, P(Depressed)", "Note"], ["36%", "34%", "30%"]
                     table = gr.Dataframe(
                         headers=heads, column_widths=widths, wrap=True, elem_id="table"
                     )

@@ -10,6 +10,7 @@ and may run several times at once, on as many machines as reach the --storage.
 import argparse
 import hashlib
 import json
+import os
 import shlex
 import time
 import warnings
@@ -294,7 +295,8 @@ def main() -> int:
     vars(args).setdefault("patience", 0)  # the last epoch counts, as in train_*.py --folds
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    check_writable(args.picture)
+    picture = f"{args.picture}.{os.getpid()}"  # processes of one study begin and end together
+    check_writable(picture)
     frame, data, folds = plan_folds(args)
     study = open_study(args, data["sha256"])
     dataset, device = SpectrogramDataset(frame, args.spectrograms), pick_device(args.device)
@@ -305,7 +307,8 @@ def main() -> int:
     except Interrupted as error:
         print("Stopped, nothing is lost: the same command goes on from here.")
         return 128 + error.args[0]
-    plot(study, args.picture)
+    plot(study, picture)
+    os.replace(picture, args.picture)
     print(summarise(study, args.trials, command))
     return 0
 
