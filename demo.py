@@ -200,8 +200,8 @@ def summarise(people: list[predict.Row]) -> tuple[str, dict | None]:
         counts = Counter(person.verdict for person in people).most_common()
         return f"## {len(people)} people: " + ", ".join(f"{n} {word}" for word, n in counts), None
     _, name, p, word, note = people[0]
-    text = f"## {word[0].upper()}{word[1:]}\n{escape(name)}, {note.replace('mean of 1', 'one')} clip"
-    text += "" if text.endswith(" one clip") else "s"
+    whose = "one clip" if note == "mean of 1" else f"{note} clips"
+    text = f"## {word[0].upper()}{word[1:]}\n{escape(name)}: {whose}"
     return text, dict(zip(CLASS_NAMES, (1 - p, p), strict=True))
 
 

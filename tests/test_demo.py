@@ -203,7 +203,7 @@ def person(name, p):
 
 def test_the_verdict_in_words():
     words, chances = demo.summarise([person("<a>", 0.7)])
-    assert words == "## Depressed\n&lt;a&gt;, mean of 2"
+    assert words == "## Depressed\n&lt;a&gt;: mean of 2 clips"
     assert chances == {"Not Depressed": pytest.approx(0.3), "Depressed": pytest.approx(0.7)}
     assert demo.summarise([person("a", 0.55)])[0].startswith("## Uncertain\n")
     words, chances = demo.summarise([person("a", 0.9), person("b", 0.1)])
