@@ -293,7 +293,7 @@ class Training:
         for name in ("model", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         vars(self).update(state["progress"])
-        self.losses = self.losses.to(self.device)
+        self.losses = self.losses.to(self.device) * (RANK == 0)  # they are rank 0's
 
     def load(self, batches: list) -> DataLoader:
         """Batches of this process's share of each batch of positions."""

@@ -73,7 +73,7 @@ def check_writable(path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.with_name(f".{path.name}.probe")
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process of torchrun's may have done it
     except OSError as error:
         raise InputError(f"{path}: cannot be written there ({error.strerror})") from error
 
@@ -163,14 +163,15 @@ def _read_csv(path: str | Path) -> pd.DataFrame:
         with open(path, encoding="utf-8-sig") as file:
             header = file.readline()
         separator = ";" if ";" in header and "," not in header else ","
-        frame = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
+        with warnings.catch_warnings():  # of a row longer than the header
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            kinds = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+            frame = pd.read_csv(path, sep=separator, index_col=False, **kinds)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); pass --labels") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own errors are ValueErrors
         raise InputError(f"{path}: not a CSV file: {error}") from error
     frame.columns = [str(name).strip() for name in frame.columns]
     return frame.apply(lambda column: column.str.strip())

@@ -26,7 +26,7 @@ FLAGS = [
     "--use-fake-device-for-media-stream",  # a microphone that hears a beep
     "--use-fake-ui-for-media-stream",
 ]
-PATIENCE = 30_000  # ms, on a busy machine
+PATIENCE = 90_000  # ms, on a busy machine
 expect.set_options(timeout=PATIENCE)
 PHONE, DESK = (390, 844), (1280, 900)
 

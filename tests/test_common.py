@@ -616,7 +616,8 @@ def torchrun(*arguments):
 
 def test_two_processes_end_with_the_weights_of_one_and_survive_a_kill(tmp_path):
     folder = write_clips(tmp_path / "d", 12, 7)
-    flags = ["--epochs", 12, "--batch-size", 8, "--dropout", 0, "--no-augment"]
+    # No emphasis: on noise it lets rounding errors grow from step to step.
+    flags = ["--epochs", 12, "--batch-size", 8, "--dropout", 0, "--no-augment", "--emphasis", 0]
     flags += ["--precision", "fp32", "--patience", 0, "--labels", folder / "dataset.csv"]
     flags += ["--spectrograms", folder / "Spectrograms"]
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"

@@ -250,6 +250,7 @@ def test_csv_dialects(tmp_path, text):
         ("id,label\n..,1\nc\\d,0\n", "2 problems"),
         ("id,label,split\na,1,dev\n", "row 2: split 'dev' is not train, val or test"),
         ('id,label\n"a,1\n', "not a CSV file"),
+        ("id,label\na,1,x,y\n", "not a CSV file"),
     ],
 )
 def test_csv_mistakes_are_told_in_one_line(tmp_path, text, said):
