@@ -10,7 +10,7 @@ from common import Recipe, at_least, run, train
 
 def add_arguments(add):
     emphasis = "of changes from frame to frame, below 1; 0 is the notebook's input"
-    add("--emphasis", metavar="A", type=at_least(0, float), default=0.0, help=emphasis)
+    add("--emphasis", metavar="A", type=at_least(0, float), default=0.9, help=emphasis)
     add("--dropout", metavar="P", type=at_least(0, float), default=0.5, help="of the dense layers")
 
 
@@ -21,6 +21,7 @@ RECIPE = Recipe(
         "batch_size": 32,
         "lr": 0.001,
         "weight_decay": 0.05,
+        "centralise": True,
     },
     add_arguments=add_arguments,
     arguments=("emphasis", "dropout"),

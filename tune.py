@@ -256,8 +256,8 @@ def summarise(study: optuna.Study, target: int, command: str) -> str:
 def to_flags(values: dict) -> str:
     words = []
     for name, value in values.items():
-        flag = name.replace("_", "-")
-        words += [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+        flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        words += [flag] if isinstance(value, bool) else [flag, str(value)]
     return shlex.join(words)
 
 

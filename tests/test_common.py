@@ -20,6 +20,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 import common
+import train_cnn
 import train_lstm
 from common import CNNDNN, InputError, LSTMClassifier, load_weights
 
@@ -200,6 +201,23 @@ def test_class_weights_are_inverse_to_the_training_shares(tmp_path):
     np.testing.assert_allclose(weights * counts, counts.sum() / 2, rtol=1e-6)
     unweighted = training_of(folder, train_lstm.RECIPE, "--no-balance")
     assert torch.equal(unweighted.class_weights, torch.ones(2))
+
+
+@pytest.mark.parametrize("recipe", [train_cnn.RECIPE, train_lstm.RECIPE])
+def test_centralised_gradients_lack_what_a_units_inputs_have_in_common(small_dataset, recipe):
+    x, y = torch.rand(12, *SHAPE), torch.tensor([0, 0, 1] * 4)
+    gradients = []
+    for flag in ("--no-centralise", "--centralise"):
+        training = training_of(small_dataset, recipe, flag, "--precision", "fp32")
+        torch.manual_seed(0)
+        training.step(x, y, 12)
+        gradients.append({name: p.grad for name, p in training.model.named_parameters()})
+    for name, plain in gradients[0].items():
+        expected = plain
+        if plain.ndim > 1:  # biases and batch-norms have one input
+            mean = plain.flatten(1).mean(1)
+            expected = (plain.flatten(1) - mean[:, None]).view_as(plain)
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-7, rtol=1e-4)
 
 
 def test_the_epoch_of_least_validation_loss_is_kept(small_dataset, monkeypatch):
