@@ -207,8 +207,9 @@ def summarise(people: list[predict.Row]) -> tuple[str, dict | None]:
 
 def show_results(choices: dict, source, model: str, progress=gr.Progress()) -> tuple:  # noqa: B008
     paths = list_files(source)
-    queue = progress.tqdm(paths, desc="Classifying", unit="files")
-    rows = list(predict.predict(choices[model], queue))
+    files = progress.tqdm(paths, desc="Classifying", unit="files")
+    clips = predict.predict(choices[model], files)  # counted too: a recording has hundreds
+    rows = list(progress.tqdm(clips, unit="clips"))
     words, chances = summarise([row for row in rows if not row.clip])
     clips = [row for row in rows if row.clip]
     scores = [f" {row.probability:.2f}" if row.verdict != "error" else "" for row in clips]
