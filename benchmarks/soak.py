@@ -1,0 +1,334 @@
+"""Serves the page and sends it minutes of mixed good and hostile traffic from many clients.
+
+    python benchmarks/soak.py --minutes 10 --clients 16
+
+Good requests must get predict.py's answer and hostile ones a refusal; while the queue is full, any
+may be told so. Besides, there must be no server error, no growing memory (Linux tells it), and no
+file left after SIGTERM.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import httpx
+import numpy as np
+from test_dataset import HOSTILE
+from test_demo import file_data, hearing_weights, serving, stop, write_inputs
+
+import common
+import predict
+
+MAX_GROWTH_MB = 100
+TOLERANCE = 1e-6  # of a probability: other batches round differently
+GOOD_SHARE = 2 / 3  # of the requests
+SILENT_SECONDS = 120  # without an answer a request counts as lost
+OUTCOMES = ("right", "busy", "wrong", "server error", "lost")
+
+API = "/gradio_api"
+EXAMPLE = file_data(str(ROOT / "examples" / "S014_clip_0.npy"))  # served, so it may be named
+MULTIPART = "multipart/form-data; boundary=x"
+PART = '--x\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\n\r\n'
+# Not here: what Gradio itself answers with 500, such as calls of endpoints that do not exist.
+PATHS = ["/etc/passwd", "../../etc/passwd", str(ROOT / "demo.py"), "http://127.0.0.1:1/x.npy", ""]
+NAMES = ["../../../x.npy", "/etc/x.npy", "..\\x.npy", "..", ".", "", "a\0.npy", "x" * 300, "=1+1"]
+CALLS = [[], ["x"], [None, "Both"], [[], "Both"], [[7], "Both"], [None, "Other"], [{}, {}, {}]]
+BODIES = [b"", b"null", b"{", b"[" * 10**5, b"[" * 2**21, b'{"data": 7}', b"\xff\xfe"]
+
+
+# --- good requests ------------------------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    kind: str
+    endpoint: str
+    paths: list[Path]
+    model: str
+    rows: list[dict]  # predict.py's
+
+
+def find_button(server):
+    """The endpoint behind the page's Classify, which has no name of its own."""
+    events = httpx.get(f"{server.url}/config").json()["dependencies"]
+    return next(event["api_name"] for event in events if event["api_visibility"] == "private")
+
+
+def write_questions(folder, weights, button, rng):
+    """Every kind of good request to every choice of models, with its answer."""
+    files, models = write_inputs(folder), predict.load_models(weights)
+    clips, hostile = sorted(files.glob("*.npy")), []
+    for number, content in enumerate(HOSTILE.values()):
+        hostile.append(files / f"hostile-{number}.npy")
+        hostile[-1].write_bytes(content)
+    mixed = [rng.sample(clips + hostile[n::6], len(clips) + len(hostile[n::6])) for n in range(6)]
+    sets = [("one clip", "classify", [clip]) for clip in clips]
+    sets += [("40 clips", "classify", clips * 10), ("recording", "listen", [files / "003.wav"])]
+    sets += [("mixed with hostile", "classify", paths) for paths in mixed]
+    sets += [("by the page's button", button, paths) for paths in (clips, *mixed)]
+    choices = {"Both": models, "CNN": models[:1], "LSTM": models[1:]}
+    return [
+        Question(*one, model, [row._asdict() for row in predict.predict(choices[model], one[2])])
+        for one in sets
+        for model in choices
+    ]
+
+
+def call(http, name, **body):
+    """One call of an endpoint -> (event or status, its data)."""
+    posted = http.post(f"{API}/call/{name}", **body)
+    if posted.status_code != 200:
+        return str(posted.status_code), None
+    events = http.get(f"{API}/call/{name}/{posted.json()['event_id']}").text
+    event, data = re.findall(r"event: (\w+)\ndata: (.*)", events)[-1]
+    return event, json.loads(data)
+
+
+def is_right(found, expected):
+    """Rows as predict.py's: the same words, and probabilities within the tolerance."""
+    words, chances = [], []
+    for rows in (found, expected):
+        words.append([{**row, "probability": None} for row in rows])
+        chances.append([float(row["probability"] or "nan") for row in rows])
+    return words[0] == words[1] and np.allclose(*chances, 0, TOLERANCE, equal_nan=True)
+
+
+def ask(http, question):
+    parts = [("files", (path.name, path.read_bytes())) for path in question.paths]
+    stored = http.post(f"{API}/upload", files=parts)
+    if stored.status_code != 200:
+        return str(stored.status_code)
+    files = [file_data(path) for path in stored.json()]
+    source = files[0] if question.endpoint == "listen" else files
+    event, data = call(http, question.endpoint, json={"data": [source, question.model]})
+    if event != "complete":
+        return event
+    if question.kind == "by the page's button":  # it brings a CSV file among its pictures
+        table = http.get(f"{API}/file={data[6]['path']}").text
+        rows = list(csv.DictReader(io.StringIO(table)))
+    else:
+        rows = data[0]["rows"]
+    return "right" if is_right(rows, question.rows) else "wrong"
+
+
+# --- hostile requests: each returns the event or the status that answered it --------------------
+
+
+def begin_upload(http, announced, content):
+    """Sends less than announced -> the connection, open."""
+    plain = socket.create_connection((http.base_url.host, http.base_url.port), SILENT_SECONDS)
+    head = f"POST {API}/upload HTTP/1.1\r\nHost: x\r\nContent-Type: {MULTIPART}\r\n"
+    head += f"Content-Length: {announced}\r\n\r\n" + PART.format("a.npy")
+    plain.sendall(head.encode() + content)
+    return plain
+
+
+def abort_upload(http, rng):
+    begin_upload(http, 10**7, bytes(rng.randrange(200_000))).close()
+    return "closed"
+
+
+def announce_too_much(http, rng):
+    with begin_upload(http, 10**8, b"") as plain:
+        return plain.recv(100).decode().split()[1]
+
+
+def upload_trick(http, rng):
+    """The name may be refused; what is stored is stored where all uploads are."""
+    body = PART.format(rng.choice(NAMES)).encode() + b"abc\r\n--x--\r\n"
+    stored = http.post(f"{API}/upload", content=body, headers={"Content-Type": MULTIPART})
+    inside = stored.status_code != 200 or re.search(r"/speech-\w+/\w{64}/[^/]+$", *stored.json())
+    return str(stored.status_code) if inside else "outside"
+
+
+def crowd_the_queue(http, rng):
+    """More calls than it holds, and nobody waits for the answers."""
+    body = {"data": [[EXAMPLE] * 8, "Both"]}
+    came = {http.post(f"{API}/call/classify", json=body).status_code for _ in range(80)}
+    return str(max(came))
+
+
+def fetch_elsewhere(http, rng):
+    return str(http.get(f"{API}/file={rng.choice(PATHS)}").status_code)
+
+
+def calling(*calls):
+    return lambda http, rng: call(http, "classify", json={"data": rng.choice(calls)})[0]
+
+
+def posting(way, *bodies):
+    kind = {"Content-Type": "application/json"}
+    return lambda http, rng: str(
+        http.post(f"{API}/{way}/classify", content=rng.choice(bodies), headers=kind).status_code
+    )
+
+
+HOSTILE_KINDS = {  # the request, how often, which answers are right
+    "abort upload": (abort_upload, 1, {"closed"}),
+    "announce too much": (announce_too_much, 1, {"413"}),
+    "upload trick": (upload_trick, 1, {"200", "400"}),
+    "fetch elsewhere": (fetch_elsewhere, 1, {"403", "404"}),
+    "classify elsewhere": (calling(*([[file_data(path)], "Both"] for path in PATHS)), 1, {"error"}),
+    "call senselessly": (calling(*CALLS), 1, {"error"}),
+    "send no JSON": (posting("call", *BODIES), 1, {"400", "422"}),
+    "send 1000 files": (calling([[EXAMPLE] * 1000, "Both"]), 0.3, {"error"}),
+    "pass the queue": (posting("run", b'{"data": [null, "Both"]}'), 1, {"404"}),
+    "crowd the queue": (crowd_the_queue, 0.03, {"200", "503"}),
+}
+
+
+# --- the soak -----------------------------------------------------------------------------------
+
+
+class Visit(NamedTuple):
+    kind: str
+    answer: str
+    outcome: str
+    seconds: float
+
+
+def pick(questions, rng):
+    """-> the kind of the next request, what sends it, and which answers are right."""
+    if rng.random() < GOOD_SHARE:
+        question = rng.choice(questions)
+        return question.kind, lambda http, _: ask(http, question), {"right"}
+    weights = [weight for _, weight, _ in HOSTILE_KINDS.values()]
+    [kind] = rng.choices(list(HOSTILE_KINDS), weights)
+    request, _, right = HOSTILE_KINDS[kind]
+    return kind, request, right
+
+
+def judge(answer, right):
+    if answer in right:
+        return "right"
+    if answer == "503":
+        return "busy"
+    return "server error" if answer.startswith("5") else "wrong"
+
+
+def visit(url, questions, visits, end, seed):
+    """One client, who notes every visit until `end` is set."""
+    rng = random.Random(seed)
+    with httpx.Client(base_url=url, timeout=SILENT_SECONDS) as http:
+        while not end.is_set():
+            kind, request, right = pick(questions, rng)
+            started = time.monotonic()
+            try:
+                outcome = judge(answer := request(http, rng), right)
+            except (httpx.TransportError, OSError, LookupError, ValueError) as error:
+                # no answer, or half of one
+                answer, outcome = type(error).__name__, "lost"
+            visits.append(Visit(kind, answer, outcome, time.monotonic() - started))
+
+
+def memory(server):
+    """What the server holds, in MB."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) // 1024
+
+
+def memory_at_rest(server, question):
+    """The same, once the calls that nobody waited for are out of the queue."""
+    with httpx.Client(base_url=server.url, timeout=SILENT_SECONDS) as http:
+        for _ in range(SILENT_SECONDS):
+            if ask(http, question) != "503":
+                break
+            time.sleep(1)
+    return memory(server)
+
+
+def soak(server, questions, minutes, clients, seed):
+    """-> the visits of so many minutes; tells the server's memory after each."""
+    visits, end, started = [], threading.Event(), time.monotonic()
+    with ThreadPoolExecutor(clients) as pool:
+        try:
+            noted = [
+                pool.submit(visit, server.url, questions, visits, end, f"{seed} {client}")
+                for client in range(clients)
+            ]
+            while (left := started + 60 * minutes - time.monotonic()) > 0:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    sys.exit(f"the server ended with status {server.process.wait(min(60, left))}")
+                passed = (time.monotonic() - started) / 60
+                print(f"{passed:.1f} min: {len(visits)} requests, {memory(server)} MB", flush=True)
+        finally:
+            end.set()
+    for client in noted:
+        client.result()  # raises what it did not expect
+    return visits
+
+
+def stop_in_mid_traffic(server, folder):
+    """SIGTERM with calls in the queue and an upload on its way -> the files left."""
+    with httpx.Client(base_url=server.url, timeout=SILENT_SECONDS) as http:
+        crowd_the_queue(http, None)
+        with begin_upload(http, 10**7, bytes(10**5)):
+            print(f"stopped with status {stop(server, signal.SIGTERM)}")
+    return [path for path in folder.rglob("*") if path.name != "stderr"]
+
+
+def report(visits):
+    """Prints what came of each kind, and how long a good request took."""
+    counts = Counter((visit.kind, visit.outcome) for visit in visits)
+    print(f"\n{'requests':<22}" + "".join(f"{outcome:>14}" for outcome in OUTCOMES))
+    for kind in sorted({visit.kind for visit in visits}):
+        print(f"{kind:<22}" + "".join(f"{counts[kind, outcome]:>14}" for outcome in OUTCOMES))
+    bad = Counter(visit[:3] for visit in visits if visit.outcome not in ("right", "busy"))
+    for (kind, answer, outcome), n in bad.most_common():
+        print(f"{outcome}: {n} times {answer} to {kind}")
+    seconds = [visit.seconds for visit in visits if visit.answer == "right"]
+    p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
+    print(f"{len(seconds)} good requests: p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s")
+    return sum(bad.values())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=10,
+        metavar="N",
+        help="a fifth of them warms up (default: 10)",
+    )
+    parser.add_argument("--clients", type=int, default=16, metavar="N", help="default: 16")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is stopped too
+    with tempfile.TemporaryDirectory() as folder:
+        weights, temp = hearing_weights(Path(folder, "weights")), Path(folder, "temp")
+        with serving(temp, "--no-share", "--weights", *weights) as server:
+            questions = write_questions(
+                Path(folder, "inputs"), weights, find_button(server), random.Random(args.seed)
+            )
+            warming = soak(server, questions, args.minutes / 5, args.clients, args.seed)
+            before = memory_at_rest(server, questions[0])
+            print(f"warm: {before} MB", flush=True)
+            visits = soak(server, questions, args.minutes * 4 / 5, args.clients, args.seed + 1)
+            growth = memory_at_rest(server, questions[0]) - before
+            bad = report(warming + visits)
+            left = stop_in_mid_traffic(server, temp)
+            logged = (temp / "stderr").read_text().count("Traceback")
+    print(f"memory grew by {growth} MB; {logged} tracebacks in the log; left: {left or 'nothing'}")
+    return int(bool(bad or left or growth > MAX_GROWTH_MB))
+
+
+if __name__ == "__main__":
+    common.run(main)
