@@ -2,13 +2,13 @@
 
     python benchmarks/kills.py --kills 50
 
-SIGKILL comes at a random moment: while a clip is read, a checkpoint is written, the weights are
-renamed. What counts is the outcome: the same bytes in the end, and never a file that does not load.
+SIGKILL comes at a random moment after the first epoch: while a clip is read, a checkpoint is
+written, the weights are renamed. What counts is the outcome: the same bytes in the end, and never
+a file that does not load.
 """
 
 import argparse
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,77 +18,83 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from conftest import write_clips
+from conftest import write_clips, write_weights
 
 import common
 
 # The script with a checkpoint after every step, so that many kills fall into its writing.
 TRAIN = "import common, train_lstm; common.CHECKPOINT_SECONDS = 0; common.run(train_lstm.main)"
+BEGUN = "epoch   1/"  # half of such a short run is imports: a kill there shows nothing
 WRITE = """
-import sys, common
-from conftest import write_weights
-while True:
-    write_weights(sys.argv[1], "lstm", (128, 251))
+import itertools, sys, common
+models = [common.load_weights(path) for path in sys.argv[2:]]
+for number, model in enumerate(itertools.cycle(models)):
+    common.save_weights(sys.argv[1], *model)
+    print("wrote" * (number == 0), end="\\n" * (number == 0), flush=True)
 """
 
 
-def start(code, *arguments):
-    path = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+def start(code, *arguments, line):
+    """Starts code in a process of its own -> the process, once it has printed such a line."""
+    path = f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
     command = [sys.executable, "-c", path + code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if not any(text.startswith(line) for text in process.stdout):
+        sys.exit(process.communicate()[1])
+    return process
 
 
-def seconds_of_an_undisturbed_run(flags, out):
+def finish(process):
+    """Waits for the end -> seconds until then."""
     started = time.monotonic()
-    process = start(TRAIN, *flags, "--weights", out)
     errors = process.communicate()[1]
     if process.returncode:
         sys.exit(errors)
     return time.monotonic() - started
 
 
+def kill(process, delay):
+    """Kills the process after so many seconds -> whether it was still running."""
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    return process.returncode < 0
+
+
 def kill_training(folder, kills, rng):
     """Returns in how many of `kills` interrupted runs the resumed weights were the same bytes."""
     flags = ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
-    flags += ["--epochs", 30, "--batch-size", 8]
+    flags += ["--epochs", 10, "--batch-size", 8]
     whole, cut = folder / "whole.safetensors", folder / "cut.safetensors"
-    usual = seconds_of_an_undisturbed_run(flags, whole)
-    same = cut_short = 0
-    for number in range(1, kills + 1):
+    usual = finish(start(TRAIN, *flags, "--weights", whole, line=BEGUN))
+    killed = torn = same = 0
+    while killed < kills:
         cut.unlink(missing_ok=True)
-        resume = []
-        while not cut.exists() or resume == []:
-            process = start(TRAIN, *flags, "--weights", cut, *resume)
-            try:
-                process.communicate(timeout=rng.uniform(0.3, 1.0) * usual if not resume else 600)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
-                cut_short += 1
-            resume = ["--resume"]
+        running = kill(start(TRAIN, *flags, "--weights", cut, line=BEGUN), rng.uniform(0, usual))
+        if not (running and cut.with_suffix(".checkpoint").exists()):
+            continue  # it was done: nothing to resume
+        killed += 1
+        torn += any(folder.glob(".*.tmp"))
+        finish(start(TRAIN, *flags, "--weights", cut, "--resume", line="going on from"))
         same += cut.read_bytes() == whole.read_bytes()
-        print(f"training: {number} runs, {cut_short} killed, {same} with the same weights")
+        print(f"training: {killed} kills, {torn} in mid-write, {same} same weights", flush=True)
     return same
 
 
 def kill_writing(folder, kills, rng):
-    """Returns after how many of `kills` in mid-write the weights file still loaded."""
-    path = folder / "written.safetensors"
-    loaded = 0
-    for number in range(1, kills + 1):
-        process = start(WRITE, path)
-        while not path.exists():
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    """Returns after how many of `kills` in mid-write the weights were those of before or after."""
+    path, temporary = folder / "written.safetensors", folder / ".written.safetensors.tmp"
+    models = [write_weights(folder / f"{seed}.safetensors", seed=seed) for seed in (0, 1)]
+    contents = [model.read_bytes() for model in models]
+    killed = whole = 0
+    while killed < kills:
+        temporary.unlink(missing_ok=True)
+        kill(start(WRITE, path, *models, line="wrote"), rng.uniform(0, 0.1))
         common.load_weights(path)
-        loaded += 1
-        print(f"writing: {number} kills, {loaded} times the file loads")
-        if number % 5:  # most kills overwrite an old file, some make the first one
-            continue
-        path.unlink()
-    return loaded
+        killed += (torn := temporary.exists())
+        whole += torn and path.read_bytes() in contents
+        print(f"writing: {killed} kills in mid-write, {whole} times a whole file", flush=True)
+    return whole
 
 
 def main():
@@ -100,9 +106,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         clips = write_clips(Path(folder) / "clips")
         same = kill_training(clips, args.kills, rng)
-        loaded = kill_writing(clips, args.kills, rng)
-    print(f"{same} of {args.kills} same weights, {loaded} of {args.kills} loadable")
-    return int(same + loaded < 2 * args.kills)
+        whole = kill_writing(clips, args.kills, rng)
+    print(f"{same} of {args.kills} same weights, {whole} of {args.kills} loadable")
+    return int(same + whole < 2 * args.kills)
 
 
 if __name__ == "__main__":
