@@ -189,7 +189,7 @@ def _label_problems(frame: pd.DataFrame) -> list[str]:
     if "split" in frame:
         checks.append(("split", ~frame["split"].isin(SPLITS), "is not train, val or test"))
     return [
-        f"row {row + 2}: {column} {value!r} {wrong}"
+        f"row {row + 2}: {column} {value!r:.100} {wrong}"
         for column, bad, wrong in checks
         for row, value in frame.loc[bad, column].items()
     ]
@@ -206,9 +206,9 @@ def read_labels(path: str | Path) -> pd.DataFrame:
         InputError: not such a file; all of its problems are in the one message.
     """
     frame = _read_csv(path)
-    missing = [name for name in ("id", "label") if name not in frame]
-    if missing or frame.empty:
-        found = ", ".join(map(repr, frame.columns)) if missing else "no row"
+    usable = {"id", "label"} <= set(frame.columns) and frame.columns.is_unique
+    if not usable or frame.empty:
+        found = "no row" if usable else ", ".join(map(repr, frame.columns))[:200]
         raise InputError(f"{path}: expected columns id and label and a row per clip, found {found}")
     if problems := _label_problems(frame):
         raise InputError(_problem_line(str(path), problems))

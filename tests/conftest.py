@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import common
+from dataset import InputError
 
 ROOT = Path(__file__).parent.parent
+FUZZ = int(os.environ.get("FUZZ", 2000))  # hostile inputs per reader; FUZZ=100000 pytest -k fuzz
 SHARED = ROOT.parent / "shared" / "data"  # real speech, where it is at hand
 
 
@@ -97,6 +101,20 @@ def call_script(script, *arguments):
     finally:
         sys.argv = argv
     return subprocess.CompletedProcess(script, status, out.getvalue(), err.getvalue())
+
+
+fuzzed = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@contextlib.contextmanager
+def refused_or_read():
+    """What is read within is right, or raises InputError in one line; memory stays bounded."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        yield
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1 and len(str(error)) < 3000, repr(error)[:5000]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**17  # KiB
 
 
 def told(process) -> str:
