@@ -6,6 +6,7 @@ Shapes: B batch, M mel bins, T frames, C classes (0 Not Depressed, 1 Depressed),
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import signal
@@ -98,6 +99,8 @@ class CNNDNN(nn.Module):
     def __init__(self, n_mels=128, n_frames=251, dropout=0.5, emphasis=0.0):
         super().__init__()
         self.emphasis = emphasis
+        if min(n_mels, n_frames) < 8:
+            raise InputError(f"({n_mels}, {n_frames}) is too small for the CNN; try the LSTM")
         self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
         self.conv3 = nn.Conv2d(64, 128, kernel_size=3, padding=1)
@@ -139,6 +142,8 @@ class LSTMClassifier(nn.Module):
     ):
         super().__init__()
         self.steps, self.pool, self.emphasis = steps, pool, emphasis
+        if steps not in ("mel", "time") or pool not in ("last", "mean"):
+            raise InputError(f"steps {steps!r}, pool {pool!r}: expected mel or time, last or mean")
         input_size = n_frames if steps == "mel" else n_mels
         self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
         self.fc = nn.Linear(hidden_size, 2)
@@ -555,15 +560,15 @@ class Recipe:
         return MODELS[self.name](**arguments), arguments
 
 
-def at_least(low: float, kind: type = int) -> Callable:
-    """An argparse type: a finite number that is not below `low`."""
+def at_least(low: float, kind: type = int, below: float = math.inf) -> Callable:
+    """An argparse type: a number that is not below `low`, but `below` the other."""
 
     def number(text: str):
-        if not low <= kind(text) < float("inf"):
+        if not low <= kind(text) < below:
             raise ValueError
         return kind(text)
 
-    number.__name__ = f"number of at least {low}"
+    number.__name__ = f"number of at least {low}" + f" and below {below}" * math.isfinite(below)
     return number
 
 

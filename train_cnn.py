@@ -9,9 +9,10 @@ from common import Recipe, at_least, run, train
 
 
 def add_arguments(add):
+    share = at_least(0, float, below=1)
     emphasis = "of changes from frame to frame, below 1; 0 is the notebook's input"
-    add("--emphasis", metavar="A", type=at_least(0, float), default=0.9, help=emphasis)
-    add("--dropout", metavar="P", type=at_least(0, float), default=0.5, help="of the dense layers")
+    add("--emphasis", metavar="A", type=share, default=0.9, help=emphasis)
+    add("--dropout", metavar="P", type=share, default=0.5, help="of the dense layers")
 
 
 RECIPE = Recipe(

@@ -13,9 +13,10 @@ def add_arguments(add):
     add("--pool", choices=("mean", "last"), default="mean", help="which steps' output decides")
     add("--hidden-size", metavar="UNITS", type=at_least(1), default=128)
     add("--num-layers", metavar="N", type=at_least(1), default=2)
+    share = at_least(0, float, below=1)
     emphasis = "of changes from frame to frame, below 1; 0 is the notebook's input"
-    add("--emphasis", metavar="A", type=at_least(0, float), default=0.9, help=emphasis)
-    add("--dropout", metavar="P", type=at_least(0, float), default=0.3, help="before the last")
+    add("--emphasis", metavar="A", type=share, default=0.9, help=emphasis)
+    add("--dropout", metavar="P", type=share, default=0.3, help="before the last")
 
 
 RECIPE = Recipe(

@@ -541,7 +541,9 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(small_dataset, tmp_path
 
 
 @pytest.mark.parametrize(
-    "flags", [("--epochs", 0), ("--lr", "nan"), ("--folds", 1), ("--epochs", "x")]
+    "flags",
+    [("--epochs", 0), ("--lr", "nan"), ("--folds", 1), ("--epochs", "x"), ("--emphasis", 1)]
+    + [("--dropout", "1.5"), ("--lr", "inf")],
 )
 def test_flags_out_of_range_are_refused(flags):
     process = call_script("train_cnn.py", *flags)
