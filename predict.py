@@ -148,7 +148,10 @@ def probabilities(models: list[tuple], clips: Iterable[np.ndarray]) -> np.ndarra
     batches = iter(lambda: list(islice(clips, CLIPS_AT_ONCE)), [])
     batches = [torch.from_numpy(np.stack(batch)) for batch in batches]
     logits = [predict_logits(model, batches) / m["temperature"] for model, m in models]
-    return expit(np.mean(logits, axis=0, dtype=float) @ [-1, 1])
+    logits = np.mean(logits, axis=0, dtype=float)
+    if not np.isfinite(logits).all():  # a verdict would be made of it
+        raise InputError("the weights give no number: damaged? train them again")
+    return expit(logits @ [-1, 1])
 
 
 def verdict(probability: float, uncertain: tuple[float, float] = UNCERTAIN) -> str:
