@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 import report
 from dataset import (  # noqa: F401 (some are for those who import common)
+    MAX_CLIP_BYTES,
     InputError,
     check_clips,
     check_writable,
@@ -98,9 +99,9 @@ class CNNDNN(nn.Module):
 
     def __init__(self, n_mels=128, n_frames=251, dropout=0.5, emphasis=0.0):
         super().__init__()
-        self.emphasis = emphasis
         if min(n_mels, n_frames) < 8:
             raise InputError(f"({n_mels}, {n_frames}) is too small for the CNN; try the LSTM")
+        self.emphasis = emphasis
         self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
         self.conv3 = nn.Conv2d(64, 128, kernel_size=3, padding=1)
@@ -141,9 +142,9 @@ class LSTMClassifier(nn.Module):
         emphasis=0.0,
     ):
         super().__init__()
-        self.steps, self.pool, self.emphasis = steps, pool, emphasis
         if steps not in ("mel", "time") or pool not in ("last", "mean"):
             raise InputError(f"steps {steps!r}, pool {pool!r}: expected mel or time, last or mean")
+        self.steps, self.pool, self.emphasis = steps, pool, emphasis
         input_size = n_frames if steps == "mel" else n_mels
         self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
         self.fc = nn.Linear(hidden_size, 2)
@@ -459,7 +460,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 # --- weights files ------------------------------------------------------------------------------
 
 MODELS = {"cnn": CNNDNN, "lstm": LSTMClassifier}
-LARGEST_ARGUMENT = 65_536  # a header that asks for more lies
+LARGEST_ARGUMENT, MOST_LAYERS = 2**24, 1000  # a header that asks for more lies
 
 
 def versions() -> dict:
@@ -482,18 +483,50 @@ def save_weights(path: str | Path, model: nn.Module, metadata: dict) -> None:
         temporary.write_bytes(to_safetensors(tensors, header))
 
 
+def makes_shape(sound: dict | None, shape) -> bool:
+    """Whether these settings turn recordings into clips (M, T), in memory that there is."""
+    if sound is None:  # not known
+        return True
+    names = ("sample_rate", "clip_seconds", "n_fft", "hop_length", "n_mels")
+    rate, seconds, window, hop, bins = numbers = [sound[name] for name in names]
+    return (
+        all(type(n) is int and n > 0 for n in numbers)
+        and (1_000 <= rate <= 1_000_000 and bins <= window // 2)
+        and [bins, rate * seconds // hop + 1] == list(shape)
+        and max(rate * seconds, window * max(shape)) <= 2**28
+    )
+
+
+def _check(metadata: dict) -> None:
+    """Raises unless the scripts find what they read: much of it by reading it as they do."""
+    shape, arguments, data = (metadata[name] for name in ("shape", "arguments", "data"))
+    json.dumps(metadata, ensure_ascii=False).encode()  # halves of characters cannot be shown
+    [data["participants"][side] for side, _ in data["clips"].items()]
+    [report.cell(metadata["test"][level][key]) for level in report.LEVELS for key in report.METRICS]
+    _ = data["corpus"], data["split"], set(data["seen"])
+    _ = metadata["class_names"], metadata["versions"].items()
+    numbers = [n for name, n in arguments.items() if name not in ("steps", "pool")]
+    usable = {
+        "arguments": all(type(n) in (int, float) and 0 <= n <= LARGEST_ARGUMENT for n in numbers)
+        and (arguments.get("num_layers", 1) <= MOST_LAYERS and arguments.get("emphasis", 0) < 1),
+        "shape": shape == [arguments["n_mels"], arguments["n_frames"]]
+        and all(type(n) is int and n > 0 for n in shape)
+        and shape[0] * shape[1] <= MAX_CLIP_BYTES,
+        "temperature": 0.01 <= metadata["temperature"] <= 100,
+        "preprocessing": makes_shape(metadata["preprocessing"]["sound"], shape),
+        "data": type(data["synthetic"]) is bool,
+    }
+    if wrong := [f"{name} {metadata[name]}"[:80] for name, good in usable.items() if not good]:
+        raise ValueError(f"unusable {', '.join(wrong)}")
+
+
 def _rebuild(metadata: dict, tensors: dict) -> nn.Module:
-    arguments = metadata["arguments"]
-    numbers = [n for n in arguments.values() if not isinstance(n, str)]
-    if not all(0 <= n <= LARGEST_ARGUMENT for n in numbers) or arguments.get("num_layers", 1) > 64:
-        raise ValueError("arguments out of range")
-    if not (metadata["temperature"] > 0 and metadata["class_names"] and metadata["data"]):
-        raise ValueError("incomplete")
     with torch.device("meta"):  # no memory is taken for what the file does not hold
-        model = MODELS[metadata["model"]](**arguments)
+        model = MODELS[metadata["model"]](**metadata["arguments"])
+    kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     model.load_state_dict(tensors, assign=True)
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise ValueError("weights that are not finite")
+    if not all(t.dtype == kinds[name] and t.isfinite().all() for name, t in tensors.items()):
+        raise ValueError("weights that are not finite float32 numbers")
     return model.to(memory_format=torch.channels_last).requires_grad_(False).eval()
 
 
@@ -511,6 +544,7 @@ def load_weights(path: str | Path) -> tuple[nn.Module, dict]:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {})["speech-depression"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _check(metadata)
         return _rebuild(metadata, tensors), metadata
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -519,8 +553,8 @@ def load_weights(path: str | Path) -> tuple[nn.Module, dict]:
             f"{path}: no weights of this project ({error} is missing); train_cnn.py or "
             "train_lstm.py make them"
         ) from error
-    except (SafetensorError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # lies in a header end in a dozen kinds
+        reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: damaged, or no weights file: {reason}") from error
 
 

@@ -14,12 +14,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
-from conftest import ROOT, SHARED, call_script, run_script, told, write_clips, write_weights
+from conftest import (
+    ROOT,
+    SHARED,
+    call_script,
+    fuzzed,
+    refused_or_read,
+    run_script,
+    told,
+    write_clips,
+    write_weights,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 from torch import nn
 
 import common
+import demo
+import predict
 import train_cnn
 import train_lstm
 from common import CNNDNN, InputError, LSTMClassifier, load_weights
@@ -352,51 +367,198 @@ def test_weights_come_back_as_they_were(tmp_path):
     assert torch.equal(model(x), before(x))
 
 
-def header_of(metadata):
-    header = json.dumps(
-        {
-            "__metadata__": {"speech-depression": metadata},
-            "x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
-        }
-    ).encode()
-    return len(header).to_bytes(8, "little") + header + b"\0\0\0\0"
+SOUND = {"sample_rate": 8000, "n_fft": 512, "hop_length": 340, "n_mels": 16, "clip_seconds": 1}
 
 
-LYING = json.dumps(
-    {
-        "model": "lstm",
-        "arguments": {"n_mels": 128, "n_frames": 251, "hidden_size": 10**9, "num_layers": 10**9},
-        "shape": [128, 251],
-        "temperature": 1.0,
-        "class_names": ["a", "b"],
-        "data": {"clips": 1},
-    }
-)
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A small weights file taken apart: the tensors' part of its header, metadata, data."""
+    path = tmp_path_factory.mktemp("parts") / "w.safetensors"
+    write_weights(path, "lstm", SHAPE, hidden_size=2, num_layers=1)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata = json.loads(header.pop("__metadata__")["speech-depression"])
+    metadata["preprocessing"]["sound"] = SOUND
+    return header, metadata, content[8 + length :]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"junk" * 99,
-        (2**60).to_bytes(8, "little") + b"{}",
-        header_of("not json"),
-        header_of("[]"),
-        header_of("{}"),
-        header_of(LYING),
-        header_of(LYING.replace("1000000000", "4")),
-        header_of(LYING.replace("1000000000", "-4")),
-        header_of(LYING.replace("1000000000", '"4"')),
-        header_of(LYING.replace('"lstm"', '"gru"')),
-        header_of(LYING.replace("1.0", "0")),
-    ],
-)
-def test_what_is_no_weights_file_is_told_in_one_line(tmp_path, content):
+def weights_file(header, metadata, data, length=None):
+    """A safetensors file that may say anything; what is no text is put there as JSON."""
+    inner = metadata if isinstance(metadata, str) else json.dumps(metadata)
+    header = {"__metadata__": {"speech-depression": inner}} | header
+    header = json.dumps(header).encode()
+    return (len(header) if length is None else length).to_bytes(8, "little") + header + data
+
+
+def changed(value, *where):
+    """A copy of nested dicts and lists, with what is `where`[:-1] replaced by its last."""
+    if len(where) == 1:
+        return where[0]
+    copy = list(value) if isinstance(value, list) else dict(value)
+    copy[where[0]] = changed(copy.get(where[0]) if isinstance(copy, dict) else None, *where[1:])
+    return copy
+
+
+LIES = [
+    (("model",), "gru", "'gru' is missing"),
+    (("model",), "cnn", "unexpected keyword"),
+    (("arguments", "hidden_size"), 10**9, "unusable arguments"),
+    (("arguments", "hidden_size"), 4, "size mismatch"),
+    (("arguments", "hidden_size"), -4, "unusable arguments"),
+    (("arguments", "hidden_size"), "4", "unusable arguments"),
+    (("arguments", "hidden_size"), float("nan"), "unusable arguments"),
+    (("arguments", "hidden_size"), True, "unusable arguments"),
+    (("arguments", "num_layers"), 10**6, "unusable arguments"),
+    (("arguments", "num_layers"), [1], "unusable arguments"),
+    (("arguments", "emphasis"), 1, "unusable arguments"),
+    (("arguments", "steps"), "bins", "expected mel or time"),
+    (("arguments", "pool"), 7, "expected mel or time, last or mean"),
+    (("arguments", "colour"), 7, "unexpected keyword"),
+    (("shape",), [16, 25], r"unusable shape \[16, 25\]"),
+    (("temperature",), 0, "unusable temperature 0"),
+    (("temperature",), float("inf"), "unusable temperature inf"),
+    (("temperature",), "1", "not supported"),
+    (("preprocessing", "sound", "sample_rate"), 0, "unusable preprocessing"),
+    (("preprocessing", "sound", "hop_length"), 0, "unusable preprocessing"),
+    (("preprocessing", "sound", "hop_length"), "340", "unusable preprocessing"),
+    (("preprocessing", "sound", "n_mels"), 10**6, "unusable preprocessing"),
+    (("preprocessing", "sound", "n_fft"), 2**30, "unusable preprocessing"),
+    (("preprocessing", "sound"), {}, "'sample_rate' is missing"),
+    (("data",), {"clips": {"test": 1}, "participants": {}}, "'test' is missing"),
+    (("data", "synthetic"), "no", "unusable data"),
+    (("data", "corpus"), "\ud800", "surrogates not allowed"),
+    (("data", "seen"), 7, "not iterable"),
+    (("test", "clips", "auroc", "low"), "0.5", "damaged"),
+    (("test", "participants"), {}, "'accuracy' is missing"),
+    (("versions",), None, "damaged"),
+]
+
+
+@pytest.mark.parametrize("where, value, said", LIES)
+def test_metadata_that_lie_are_told_in_one_line(parts, tmp_path, where, value, said):
+    header, metadata, data = parts
     path = tmp_path / "w.safetensors"
-    path.write_bytes(content)
+    path.write_bytes(weights_file(*parts))
+    load_weights(path)
+    path.write_bytes(weights_file(header, changed(metadata, *where, value), data))
+    with pytest.raises(InputError, match=f"w.safetensors: .*{said}") as caught:
+        load_weights(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+HALVES = {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}
+HEADERS = {
+    "empty": lambda header, metadata, data: b"",
+    "junk": lambda *_: b"junk" * 99,
+    "length of an exabyte": lambda *parts: weights_file(*parts, length=2**60),
+    "length of 10 more": lambda *parts: weights_file(*parts, length=10**4),
+    "no metadata": lambda header, _, data: weights_file({"__metadata__": {}} | header, {}, data),
+    "metadata of another": lambda h, _, d: weights_file(
+        h | {"__metadata__": {"format": "pt"}}, 0, d
+    ),
+    "metadata are a list": lambda h, _, d: weights_file(h | {"__metadata__": [1]}, 0, d),
+    "metadata are no JSON": lambda header, _, data: weights_file(header, "not json", data),
+    "JSON is a list": lambda header, _, data: weights_file(header, [], data),
+    "JSON is nested": lambda header, _, data: weights_file(header, "[" * 10**5, data),
+    "a tensor more": lambda h, m, d: weights_file(h | {"x": changed(HALVES, "shape", [0])}, m, d),
+    "offsets overlap": lambda h, m, d: weights_file(h | {"x": HALVES}, m, d),
+    "offsets beyond the end": lambda h, m, d: weights_file(h, m, d[:-4]),
+    "bytes after the end": lambda h, m, d: weights_file(h, m, d + b"\0"),
+    "a shape of 2^80": lambda h, m, d: weights_file(
+        changed(h, "fc.bias", "shape", [2**40] * 2), m, d
+    ),
+    "another type": lambda h, m, d: weights_file(changed(h, "fc.bias", "dtype", "I32"), m, d),
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_what_is_no_weights_file_is_told_in_one_line(parts, tmp_path, kind):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(HEADERS[kind](*parts))
     with pytest.raises(InputError, match="w.safetensors: ") as caught:
         load_weights(path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+ANYTHING = [None, True, False, 0, -1, 1, 2, 1.5, 2**31, 2**70, 10**400, 1e308, 1e-320, float("nan")]
+ANYTHING += [
+    float("inf"),
+    -0.5,
+    "",
+    "1",
+    "lstm",
+    "time",
+    "\ud800",
+    "\0",
+    "<b>",
+    [],
+    {},
+    [[]],
+    [1, 2],
+]
+ANYTHING = st.sampled_from([*ANYTHING, {"a": 1}, {"value": None}, "F16", "I32", "F64"])
+
+
+@st.composite
+def broken(draw, value):
+    """A copy of nested dicts and lists with one part changed or gone."""
+    if not isinstance(value, (dict, list)) or not value or not draw(st.integers(0, 4)):
+        return draw(ANYTHING)
+    copy = value.copy()
+    place = draw(st.sampled_from(list(copy) if isinstance(copy, dict) else range(len(copy))))
+    if draw(st.integers(0, 5)):
+        copy[place] = draw(broken(copy[place]))
+    else:
+        del copy[place]
+    return copy
+
+
+@st.composite
+def broken_weights(draw, parts):
+    header, metadata, data = parts
+    kind = draw(st.integers(0, 7))
+    if kind < 5:
+        metadata = draw(broken(metadata))
+    if kind in (4, 5):
+        header = draw(broken(header).filter(lambda header: isinstance(header, dict)))
+    content = bytearray(weights_file(header, metadata, data))
+    for _ in range(draw(st.integers(1, 4)) if kind > 5 else 0):
+        content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(content[: draw(st.integers(0, len(content)))] if kind == 7 else content)
+
+
+def use(path, clip, sound):
+    """What predict.py and demo.py do with weights, as far as it depends on them."""
+    models = predict.load_models([path])
+    _, metadata = models[0]
+    predict.notice(models).encode()
+    demo.describe(metadata).encode()
+    demo.find_ticks(SHAPE, metadata["preprocessing"]["sound"])
+    assert common.fingerprint("nobody") not in set(metadata["data"]["seen"])
+    for source in [clip] + [sound] * (metadata["preprocessing"]["sound"] != SOUND):
+        clips, _, _ = predict.read_input(source, metadata)
+        chances = predict.probabilities(models, clips)
+        assert chances.shape == (len(clips),) and (chances >= 0).all() and (chances <= 1).all()
+
+
+def test_fuzz_weights_are_refused_or_serve_every_script(parts, tmp_path):
+    path, clip, sound = (tmp_path / name for name in ("w.safetensors", "a.npy", "a.wav"))
+    np.save(clip, np.random.default_rng(0).random(SHAPE))
+    soundfile.write(sound, np.random.default_rng(0).normal(size=9000), 8000)
+
+    @fuzzed
+    @given(broken_weights(parts))
+    def check(content):
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+        with refused_or_read():
+            use(path, clip, sound)
+
+    predict.read_input(sound, parts[1])  # librosa's import takes memory, once
+    path.write_bytes(weights_file(*parts))
+    use(path, clip, sound)
+    check()
 
 
 def test_truncated_weights_and_weights_of_nan_are_told(tmp_path):

@@ -117,7 +117,7 @@ def test_weights_are_found_in_their_order(folder, tmp_path, monkeypatch):
     [
         ({"class_names": ["no", "yes"]}, "class_names"),
         ({"preprocessing": {"sound": SOUND}}, "preprocessing"),
-        ({"shape": [16, 25]}, "shape"),
+        ({"shape": [17, 24], "arguments": {"n_mels": 17}}, "shape"),
     ],
 )
 def test_weights_that_differ_are_no_ensemble(pair, tmp_path, changes, named):
