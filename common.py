@@ -665,6 +665,21 @@ def _use_synthetic_voices(args) -> None:
     args.spectrograms, args.labels = "synthetic/Spectrograms", "synthetic/dataset.csv"
 
 
+def _read_about(labels: Path, shape: tuple[int, int]) -> dict:
+    """What prepare.py or synthetic.py noted of the clips beside their labels, if it is there."""
+    path = labels.with_name("dataset.json")
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        about = {"corpus": known.get("corpus"), "synthetic": bool(known.get("synthetic"))}
+        sound = known.get("settings")
+        if not makes_shape(sound, shape):
+            raise ValueError(f"settings {sound}")
+        return about | {"sound": sound}
+    except Exception as error:  # of what another hand may have written
+        reason = f"damaged, or not about these clips of {shape} ({str(error)[:200]})"
+        raise InputError(f"{path}: {reason}; prepare.py makes both, or remove it") from error
+
+
 def load_dataset(args) -> tuple[pd.DataFrame, dict]:
     """Reads and checks what --spectrograms and --labels name -> (a row per clip, about the data).
 
@@ -678,15 +693,9 @@ def load_dataset(args) -> tuple[pd.DataFrame, dict]:
     if not folder.is_dir():
         raise InputError(f"--spectrograms {folder}: no such folder (of a .npy file per clip)")
     frame = read_labels(labels)
-    about = labels.with_name("dataset.json")  # prepare.py and synthetic.py write it
-    known = json.loads(about.read_text()) if about.exists() else {}
-    return frame, {
-        "corpus": known.get("corpus"),
-        "synthetic": known.get("synthetic", False),
-        "sound": known.get("settings"),
-        "shape": check_clips(frame, folder),
-        "sha256": hashlib.sha256(labels.read_bytes()).hexdigest(),
-    }
+    sha256 = hashlib.sha256(labels.read_bytes()).hexdigest()
+    shape = check_clips(frame, folder)
+    return frame, _read_about(labels, shape) | {"shape": shape, "sha256": sha256}
 
 
 @contextmanager

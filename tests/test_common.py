@@ -696,6 +696,16 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(small_dataset, tmp_path
     given = ("--spectrograms", clips, "--labels", labels)
     assert "only 12 participants" in complain(*given, "--folds", 13)
     assert "PyTorch cannot use it" in complain(*given, "--device", "xpu")
+    broken = tmp_path / "broken" / "dataset.csv"
+    broken.parent.mkdir()
+    broken.write_bytes(labels.read_bytes())
+    for text in ("[1", "[]", '{"settings": {}}', json.dumps({"settings": SOUND | {"n_mels": 99}})):
+        broken.with_name("dataset.json").write_text(text)
+        line = complain("--spectrograms", clips, "--labels", broken)
+        assert "dataset.json: damaged, or not about these clips of (16, 24)" in line
+    tiny = write_clips(tmp_path / "tiny", shape=(7, 24))
+    line = told(train("train_cnn.py", tiny, out, *QUICK))
+    assert "(7, 24) is too small for the CNN" in line
     blocked = tmp_path / "file"
     blocked.write_text("")
     process = run_script("train_lstm.py", *given, "--weights", blocked / "w.safetensors")
