@@ -28,6 +28,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_TEMP_DIR"] = (TEMPORARY := tempfile.TemporaryDirectory("", "speech-")).name
 
 import gradio as gr
+import httpx
 import numpy as np
 import safehttpx
 from PIL import Image, ImageOps
@@ -37,7 +38,7 @@ from starlette.middleware import Middleware
 import predict
 import prepare
 import report
-from common import CLASS_NAMES, at_least, run
+from common import CLASS_NAMES, InputError, at_least, run
 
 EXAMPLES = Path(__file__).parent / "examples"
 MAX_FILES = 256  # at once
@@ -416,7 +417,10 @@ def main() -> None:
     choices |= {metadata["model"].upper(): [(model, metadata)] for model, metadata in models}
     share = not args.no_share and "SPACE_ID" not in os.environ
     page = build_page(choices, share)
-    print(serve(page, args, share), flush=True)
+    try:
+        print(serve(page, args, share), flush=True)
+    except (ValueError, httpx.HTTPError) as error:  # a proxy in the way
+        raise InputError(f"the page cannot be served ({error}); try NO_PROXY=127.0.0.1") from error
     prepare.log_mel(np.eye(1, 4096)[0])  # imports librosa: the first visitor need not wait for it
     try:
         while True:

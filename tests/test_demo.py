@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, call_script, told, write_weights
+from conftest import ROOT, call_script, run_script, told, write_weights
 from PIL import Image
 
 import common
@@ -518,6 +518,11 @@ def test_sigterm_leaves_nothing(closed):
     """The last test of this server: stops it."""
     status = stop(closed, signal.SIGTERM)
     assert status == 130 and not closed.temp.exists()
+
+
+def test_a_proxy_in_the_way_is_one_line():
+    proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
+    assert "cannot be served" in told(run_script("demo.py", "--no-share", **proxy))
 
 
 def test_missing_weights_are_one_line():
