@@ -48,6 +48,7 @@ MIN_FREE_BYTES = 2**30  # with less free disk, uploads are refused
 MAX_WAITING = 64  # in the queue; whoever comes then is told that the page is busy
 KEEP_SECONDS, SWEEP_SECONDS = 30 * 60, 30
 WRONG_PASSWORD_SECONDS = 1.0
+LEAST_SHOWN = 0.02  # a patch that moves a probability by less is painted fainter
 OCTAVES = (250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz
 
 TITLE = "Depression detection from speech"
@@ -153,7 +154,7 @@ def paint(clip: np.ndarray, moved: np.ndarray | None) -> str:
     if moved is None:
         image = ImageOps.colorize(image, black="#0b0724", mid="#b5367a", white="#fcfdbf")
     else:
-        strength = moved[::-1] / max(np.abs(moved).max(), 1e-9)
+        strength = moved[::-1] / max(np.abs(moved).max(), LEAST_SHOWN)
         for colour, part in ((ORANGE, strength), (BLUE, -strength)):
             mask = Image.fromarray(np.uint8(220 * part.clip(0)))
             mask = mask.resize(image.size, Image.Resampling.BILINEAR)
@@ -167,7 +168,7 @@ def draw_clip(name: str, clip: np.ndarray, sound: dict | None, moved=None) -> st
     text = f"Mel spectrogram of {escape(name)}; brighter is louder."
     if moved is not None:
         text += f" Orange moved the verdict towards {CLASS_NAMES[1]}, blue away from it, by up to "
-        text += f"{100 * np.abs(moved).max():.0f} percentage points."
+        text += f"{100 * np.abs(moved).max():.1f} percentage points."
     image = f'<img src="{paint(clip, moved)}" alt="{text}">'
     return plot(image, *find_ticks(clip.shape, sound), text)
 
@@ -186,8 +187,9 @@ def draw_timeline(rows: list[predict.Row]) -> str:
     )
     svg = f'<svg viewBox="0 0 {n} 1" preserveAspectRatio="none" role="img" aria-label="{text}">'
     named = {row.participant for row in rows} == {rows[0].participant}  # by seconds, if cut
-    names = [row.clip.rpartition("_clip_")[2] if named else i + 1 for i, row in enumerate(rows)]
-    x = [(escape(str(names[i])), (i + 0.5) / n) for i in range(0, n, -(-n // 8))]
+    starts = [f"{row.clip.rpartition('_clip_')[2]} s" for row in rows]
+    names = starts if named else [f"{i}" for i in range(1, n + 1)]
+    x = [(escape(names[i]), (i + 0.5) / n) for i in range(0, n, -(-n // 8))]
     return plot(f"{svg}{bars}</svg>", x, [("0%", 0), ("50%", 0.5), ("100%", 1)], text)
 
 
@@ -209,9 +211,9 @@ def summarise(people: list[predict.Row]) -> tuple[str, dict | None]:
 
 def show_results(choices: dict, source, model: str, progress=gr.Progress()) -> tuple:  # noqa: B008
     paths = list_files(source)
-    files = progress.tqdm(paths, desc="Classifying", unit="files")
-    clips = predict.predict(choices[model], files)  # counted too: a recording has hundreds
-    rows = list(progress.tqdm(clips, unit="clips"))
+    total = len(paths) if len(paths) > 1 else None  # a recording has any number of clips
+    rows = predict.predict(choices[model], paths)
+    rows = list(progress.tqdm(rows, total=total, desc="Classifying", unit="clips"))
     words, chances = summarise([row for row in rows if not row.clip])
     clips = [row for row in rows if row.clip]
     scores = [f" {row.probability:.2f}" if row.verdict != "error" else "" for row in clips]
@@ -292,9 +294,15 @@ def build_page(choices: dict, shared: bool) -> gr.Blocks:
                     number = gr.Dropdown(label="Clip shown", elem_id="shown")
                     explained = gr.Checkbox(label="Show what moved the verdict", elem_id="explain")
                     picture = gr.HTML(elem_id="picture")
-                    heads, widths = ["Clip", "Verdict, P(Depressed)", "Note"], ["36%", "34%", "30%"]
+                    heads, widths = (
+                        ["Clip", "Verdict (P of Depressed)", "Note"],
+                        ["36%", "34%", "30%"],
+                    )
                     table = gr.Dataframe(
-                        headers=heads, column_widths=widths, wrap=True, elem_id="table"
+                        headers=heads,
+                        column_widths=[f"{width}%" for width in widths],
+                        wrap=True,
+                        elem_id="table",
                     )
                     download = gr.DownloadButton("Download as CSV", elem_id="csv")
         with gr.Accordion("About this model", open=False, elem_id="about"):

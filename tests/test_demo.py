@@ -180,7 +180,9 @@ def test_the_overlay_is_orange_towards_depressed_and_blue_away():
     red, _, blue = pixels[0, -1]
     assert blue > red + 30
     assert np.ptp(pixels[64, 125]) < 3  # grey where nothing moved it
-    assert "12 percentage points" in html
+    assert "12.0 percentage points" in html
+    faint = picture(demo.draw_clip("x", clip, None, moved / 100))
+    assert np.ptp(faint[-1, 0]) < 40  # what hardly moved it does not shout
 
 
 def row(name, p, note=""):
@@ -192,7 +194,7 @@ def test_the_timeline_has_a_bar_per_window_and_seconds_for_one_person():
     rows = [row(f"x_clip_{8 * n}", n / 20) for n in range(21)]
     html = demo.draw_timeline(rows)
     assert html.count("<rect") == 21
-    assert 'left:2.4%">0<' in html and ">24<" in html and "0.50 in the mean" in html
+    assert 'left:2.4%">0 s<' in html and ">24 s<" in html and "0.50 in the mean" in html
     assert demo.draw_timeline(rows[:1]) == ""
     assert ">1<" in demo.draw_timeline([row("a", 0.1), row("b", 0.9)])
 
