@@ -870,14 +870,15 @@ class Checkpoint:
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             run, self.results, self.state = saved["run"], saved["results"], saved["state"]
+            was, sha256 = dict(run["arguments"]), run["sha256"]
         except Exception as error:  # torch.load has many ways to say that a file is damaged
             raise InputError(f"{self.path}: damaged; remove it to start anew") from error
         differing = [
-            f"{name} was {run['arguments'].get(name)!r}, is {value!r}"
+            f"{name} was {was.get(name)!r}, is {value!r}"
             for name, value in self.run["arguments"].items()
-            if run["arguments"].get(name) != value
+            if was.get(name) != value
         ]
-        if run["sha256"] != self.run["sha256"]:
+        if sha256 != self.run["sha256"]:
             differing.append("the labels file has changed")
         if differing:
             raise InputError(f"{self.path}: of another run: {'; '.join(differing)}")

@@ -795,6 +795,39 @@ def test_memory_that_runs_out_names_the_flag(small_dataset, tmp_path, monkeypatc
     assert "lower --batch-size (8)" in line
 
 
+def test_a_loss_that_is_no_number_is_told(small_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(common.Training, "step", lambda *_: torch.tensor(float("nan")))
+    line = told(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
+    assert "loss nan in epoch 1, batch 1: nothing is saved; a lower --lr helps" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_read_only_folder_is_told(small_dataset, tmp_path, monkeypatch):
+    def refuse(path, *_):  # root may write anywhere
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    line = told(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
+    assert "w.safetensors: cannot be written there (Permission denied)" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", {}, {"run": 1, "results": [], "state": None}])
+def test_a_damaged_checkpoint_is_told(small_dataset, tmp_path, content):
+    path = tmp_path / "w.checkpoint"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    out = path.with_suffix(".safetensors")
+    line = told(train("train_lstm.py", small_dataset, out, *QUICK, "--resume"))
+    assert "w.checkpoint: damaged; remove it to start anew" in line
+
+
+def test_a_checkpoint_of_other_labels_is_told(small_dataset, tmp_path):
+    args = train_lstm.RECIPE.parse(["--weights", str(tmp_path / "w.safetensors"), *map(str, QUICK)])
+    common.Checkpoint(args, {"sha256": "other"}).save(None)
+    out = args.weights
+    line = told(train("train_lstm.py", small_dataset, out, *QUICK, "--resume"))
+    assert "w.checkpoint: of another run: the labels file has changed" in line
+
+
 # --- several processes --------------------------------------------------------------------------
 
 
