@@ -286,7 +286,7 @@ class Training:
         weights = counts.sum() / (2 * counts) if args.balance else np.ones(2)
         self.class_weights = torch.tensor(weights, dtype=torch.float32, device=device)
         self.change = partial(augment, strength=args.augment) if args.augment else nn.Identity()
-        self.centred = [p for p in model.parameters() if p.ndim > 1 and args.centralise]
+        self.centred = [p for p in model.parameters() if p.ndim > 1] if args.centralise else []
         self.epoch, self.batch, self.losses = 1, 0, torch.zeros(self.steps, device=device)
         self.history, self.best = [], None
 
@@ -322,7 +322,7 @@ class Training:
         self.optimizer.zero_grad()
         (loss * (WORLD / clips)).backward()  # DistributedDataParallel divides by WORLD
         # Gradient centralisation (Yong et al. 2020). What enters a dense layer after ReLU is
-        # positive: a step along its mean moves every clip at once, a person's as well as a class's.
+        # positive: to change all weights of a unit alike moves the logits of all clips at once.
         for weight in self.centred:
             weight.grad -= weight.grad.mean(tuple(range(1, weight.ndim)), keepdim=True)
         self.optimizer.step()
@@ -484,14 +484,14 @@ def save_weights(path: str | Path, model: nn.Module, metadata: dict) -> None:
 
 
 def makes_shape(sound: dict | None, shape) -> bool:
-    """Whether these settings turn recordings into clips (M, T), in memory that there is."""
+    """Whether these settings turn recordings into clips (M, T), within bounded memory."""
     if sound is None:  # not known
         return True
     names = ("sample_rate", "clip_seconds", "n_fft", "hop_length", "n_mels")
     rate, seconds, window, hop, bins = numbers = [sound[name] for name in names]
     return (
         all(type(n) is int and n > 0 for n in numbers)
-        and (1_000 <= rate <= 1_000_000 and bins <= window // 2)
+        and 1_000 <= rate <= 1_000_000
         and [bins, rate * seconds // hop + 1] == list(shape)
         and max(rate * seconds, window * max(shape)) <= 2**28
     )
@@ -504,7 +504,7 @@ def _check(metadata: dict) -> None:
     [data["participants"][side] for side, _ in data["clips"].items()]
     [report.cell(metadata["test"][level][key]) for level in report.LEVELS for key in report.METRICS]
     _ = data["corpus"], data["split"], set(data["seen"])
-    _ = metadata["class_names"], metadata["versions"].items()
+    _ = metadata["versions"].items()
     numbers = [n for name, n in arguments.items() if name not in ("steps", "pool")]
     usable = {
         "arguments": all(type(n) in (int, float) and 0 <= n <= LARGEST_ARGUMENT for n in numbers)
@@ -515,6 +515,7 @@ def _check(metadata: dict) -> None:
         "temperature": 0.01 <= metadata["temperature"] <= 100,
         "preprocessing": makes_shape(metadata["preprocessing"]["sound"], shape),
         "data": type(data["synthetic"]) is bool,
+        "class_names": metadata["class_names"] == list(CLASS_NAMES),  # else a verdict is inverted
     }
     if wrong := [f"{name} {metadata[name]}"[:80] for name, good in usable.items() if not good]:
         raise ValueError(f"unusable {', '.join(wrong)}")
@@ -627,7 +628,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     add("--lr", metavar="RATE", type=rate, help="learning rate, at its peak")
     add("--schedule", choices=SCHEDULES, default="onecycle", help="of the learning rate")
     add("--weight-decay", metavar="RATE", type=rate, help="AdamW's; 0 is Adam")
-    centralise = "centre each unit's gradient, of what its inputs have in common"
+    centralise = "take from each unit's gradient its mean over the inputs (Yong et al. 2020)"
     add("--centralise", action=argparse.BooleanOptionalAction, default=False, help=centralise)
     patience = (
         "stop after N epochs without a better validation loss; 0 holds nobody out for it and "
@@ -669,15 +670,16 @@ def _read_about(labels: Path, shape: tuple[int, int]) -> dict:
     """What prepare.py or synthetic.py noted of the clips beside their labels, if it is there."""
     path = labels.with_name("dataset.json")
     try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        about = {"corpus": known.get("corpus"), "synthetic": bool(known.get("synthetic"))}
-        sound = known.get("settings")
+        known = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
+        corpus, sound = known.get("corpus"), known.get("settings")
+        about = {"corpus": corpus and str(corpus), "synthetic": bool(known.get("synthetic"))}
         if not makes_shape(sound, shape):
-            raise ValueError(f"settings {sound}")
+            say(f"{path} is not about clips of {shape}: how their sound was read is not known")
+            sound = None
         return about | {"sound": sound}
     except Exception as error:  # of what another hand may have written
-        reason = f"damaged, or not about these clips of {shape} ({str(error)[:200]})"
-        raise InputError(f"{path}: {reason}; prepare.py makes both, or remove it") from error
+        reason = f"damaged ({str(error)[:200]}); remove it, or make the dataset again"
+        raise InputError(f"{path}: {reason}") from error
 
 
 def load_dataset(args) -> tuple[pd.DataFrame, dict]:
@@ -869,7 +871,7 @@ class Checkpoint:
             return say(f"no {self.path} to go on from: starting from the beginning")
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            run, self.results, self.state = saved["run"], saved["results"], saved["state"]
+            run, self.results, self.state = saved["run"], list(saved["results"]), saved["state"]
             was, sha256 = dict(run["arguments"]), run["sha256"]
         except Exception as error:  # torch.load has many ways to say that a file is damaged
             raise InputError(f"{self.path}: damaged; remove it to start anew") from error

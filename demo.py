@@ -211,9 +211,8 @@ def summarise(people: list[predict.Row]) -> tuple[str, dict | None]:
 
 def show_results(choices: dict, source, model: str, progress=gr.Progress()) -> tuple:  # noqa: B008
     paths = list_files(source)
-    total = len(paths) if len(paths) > 1 else None  # a recording has any number of clips
-    rows = predict.predict(choices[model], paths)
-    rows = list(progress.tqdm(rows, total=total, desc="Classifying", unit="clips"))
+    rows = predict.predict(choices[model], paths)  # nobody knows yet how many
+    rows = list(progress.tqdm(rows, desc="Classifying", unit="clips"))
     words, chances = summarise([row for row in rows if not row.clip])
     clips = [row for row in rows if row.clip]
     scores = [f" {row.probability:.2f}" if row.verdict != "error" else "" for row in clips]
@@ -294,13 +293,9 @@ def build_page(choices: dict, shared: bool) -> gr.Blocks:
                     number = gr.Dropdown(label="Clip shown", elem_id="shown")
                     explained = gr.Checkbox(label="Show what moved the verdict", elem_id="explain")
                     picture = gr.HTML(elem_id="picture")
-                    heads, widths = (
-                        ["Clip", "Verdict (P of Depressed)", "Note"],
-                        ["36%", "34%", "30%"],
-                    )
                     table = gr.Dataframe(
-                        headers=heads,
-                        column_widths=[f"{width}%" for width in widths],
+                        headers=["Clip", "Verdict (P of Depressed)", "Note"],
+                        column_widths=["36%", "34%", "30%"],
                         wrap=True,
                         elem_id="table",
                     )
@@ -381,7 +376,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--weights", metavar="FILE", nargs="+", help="default: weights/*, else examples/lstm")
     add("--host", metavar="ADDRESS", help="0.0.0.0 serves the network; default: 127.0.0.1")
-    add("--port", metavar="N", type=at_least(1), help="default: the first free one from 7860")
+    port = at_least(1, below=65_536)
+    add("--port", metavar="N", type=port, help="default: the first free one from 7860")
     add("--no-share", action="store_true", help="do not ask Gradio for a public link")
     add("--password", metavar="WORD", help="closes the page; default: DEMO_PASSWORD's value")
     return parser.parse_args()
@@ -427,8 +423,9 @@ def main() -> None:
     page = build_page(choices, share)
     try:
         print(serve(page, args, share), flush=True)
-    except (ValueError, httpx.HTTPError) as error:  # a proxy in the way
-        raise InputError(f"the page cannot be served ({error}); try NO_PROXY=127.0.0.1") from error
+    except (ValueError, httpx.HTTPError) as error:
+        advice = "if a proxy is in the way, try NO_PROXY=127.0.0.1"
+        raise InputError(f"the page cannot be served ({error}): {advice}") from error
     prepare.log_mel(np.eye(1, 4096)[0])  # imports librosa: the first visitor need not wait for it
     try:
         while True:

@@ -59,7 +59,7 @@ def load_models(paths: list) -> list[tuple]:
         raise InputError("no weights/*.safetensors: python train_lstm.py makes them")
     models = [load_weights(path) for path in paths]
     for path, (_, metadata) in zip(paths, models, strict=True):
-        for name in ("shape", "class_names", "preprocessing"):
+        for name in ("shape", "preprocessing"):
             found, expected = metadata[name], models[0][1][name]
             if found != expected:
                 raise InputError(f"{path}: {name} {found}, but {paths[0]} has {expected}")

@@ -227,6 +227,7 @@ def plot(study: optuna.Study, path: str) -> None:
         axes.plot(numbers, values, mark, label=state.name.lower())
         if state == TrialState.COMPLETE:
             axes.step(numbers, np.maximum.accumulate(values), where="post", label="best so far")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title=study.study_name, xlabel="trial", ylabel="validation AUROC")
     axes.legend()
     with write_atomically(path) as temporary:
@@ -244,7 +245,9 @@ def summarise(study: optuna.Study, target: int, command: str) -> str:
     if complete[0].number == 0:
         lines[0] += f"; the recipe's defaults: {complete[0].value:.3f}"
     if len(complete) > 1:
-        shares = optuna.importance.get_param_importances(study).items()
+        # Over all trials: Optuna's default asks what separates the best few.
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator).items()
         lines.append("what mattered: " + ", ".join(f"{name} {part:.0%}" for name, part in shares))
     lines.append(f"As the best of {target} this flatters; the test clips will tell:")
     return "\n".join([*lines, f"  {command} {to_flags(round_off(best.params))}"])

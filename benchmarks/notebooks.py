@@ -160,13 +160,13 @@ def peak_memory(name, who, folder, labels):
 
 def variants(name, folder, labels):
     """Who is timed -> the function that trains an epoch."""
-    last = ["--steps", "mel", "--pool", "last"] if name == "lstm" else []
-    plain = [*last, "--no-augment", "--no-balance"]
+    plain = ["--no-augment", "--no-balance", "--no-centralise", "--emphasis", "0"]
+    plain += ["--steps", "mel", "--pool", "last"] if name == "lstm" else []
     return {
         "notebook": lambda: notebook(name, folder, labels),
         "ours, fp32": lambda: ours(name, folder, labels, "fp32", plain),
         "ours, auto": lambda: ours(name, folder, labels, "auto", plain),
-        "ours, auto, recipe": lambda: ours(name, folder, labels, "auto", last),
+        "ours, auto, recipe": lambda: ours(name, folder, labels, "auto", []),
     }
 
 

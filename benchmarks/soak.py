@@ -106,7 +106,12 @@ def is_right(found, expected):
     words, chances = [], []
     for rows in (found, expected):
         words.append([{**row, "probability": None} for row in rows])
-        chances.append([float(row["probability"] or "nan") for row in rows])
+        chances.append(
+            [
+                float("nan" if row["probability"] in (None, "") else row["probability"])
+                for row in rows
+            ]
+        )
     return words[0] == words[1] and np.allclose(*chances, 0, TOLERANCE, equal_nan=True)
 
 
@@ -276,12 +281,13 @@ def soak(server, questions, minutes, clients, seed):
 
 
 def stop_in_mid_traffic(server, folder):
-    """SIGTERM with calls in the queue and an upload on its way -> the files left."""
+    """SIGTERM with queued calls and an upload on its way -> files left, or a status not 130."""
     with httpx.Client(base_url=server.url, timeout=SILENT_SECONDS) as http:
         crowd_the_queue(http, None)
         with begin_upload(http, 10**7, bytes(10**5)):
-            print(f"stopped with status {stop(server, signal.SIGTERM)}")
-    return [path for path in folder.rglob("*") if path.name != "stderr"]
+            print(f"stopped with status {(status := stop(server, signal.SIGTERM))}")
+    left = [str(path) for path in folder.rglob("*") if path.name != "stderr"]
+    return left + [f"status {status}"] * (status != 130)
 
 
 def report(visits):

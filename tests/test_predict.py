@@ -115,7 +115,6 @@ def test_weights_are_found_in_their_order(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"class_names": ["no", "yes"]}, "class_names"),
         ({"preprocessing": {"sound": SOUND}}, "preprocessing"),
         ({"shape": [17, 24], "arguments": {"n_mels": 17}}, "shape"),
     ],
@@ -123,6 +122,12 @@ def test_weights_are_found_in_their_order(folder, tmp_path, monkeypatch):
 def test_weights_that_differ_are_no_ensemble(pair, tmp_path, changes, named):
     other = make_weights(tmp_path / "other.safetensors", **changes)
     with pytest.raises(InputError, match=f"other.safetensors: {named} .* but .*lstm.safetensors"):
+        predict.load_models([pair[0], other])
+
+
+def test_weights_of_other_classes_are_told(pair, tmp_path):
+    other = make_weights(tmp_path / "other.safetensors", class_names=["Depressed", "Not Depressed"])
+    with pytest.raises(InputError, match="other.safetensors: .* class_names .*'Depressed', 'Not"):
         predict.load_models([pair[0], other])
 
 
