@@ -239,7 +239,7 @@ def pick_precision(name: str, device: torch.device):
 
 
 @contextmanager
-def _noted_signals() -> Iterator[list]:
+def noted_signals() -> Iterator[list]:
     """Yields the list of Ctrl-C and SIGTERM received, for the loop to look at between batches."""
     noted = []
     before = {
@@ -401,7 +401,7 @@ class Training:
             Diverged: NaN in the first epoch; in a later one the best epoch so far is kept.
         """
         due = time.monotonic() + CHECKPOINT_SECONDS
-        with _noted_signals() as signals:
+        with noted_signals() as signals:
 
             def after_step():
                 nonlocal due

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from functools import partial
 from html import escape
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 # Gradio reads both while it is imported: no analytics, and uploads where they can be swept away.
@@ -38,7 +38,7 @@ from starlette.middleware import Middleware
 import predict
 import prepare
 import report
-from common import CLASS_NAMES, InputError, at_least, run
+from common import CLASS_NAMES, InputError, at_least, noted_signals, run
 
 EXAMPLES = Path(__file__).parent / "examples"
 MAX_FILES = 256  # at once
@@ -413,7 +413,7 @@ def serve(page: gr.Blocks, args: argparse.Namespace, share: bool) -> str:
     return f"Serving at {local} (no public link: {reason})"
 
 
-def main() -> None:
+def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     args = parse_args()
     models = predict.load_models(predict.find_weights(args.weights))
@@ -426,14 +426,17 @@ def main() -> None:
     except (ValueError, httpx.HTTPError) as error:
         advice = "if a proxy is in the way, try NO_PROXY=127.0.0.1"
         raise InputError(f"the page cannot be served ({error}): {advice}") from error
-    prepare.log_mel(np.eye(1, 4096)[0])  # imports librosa: the first visitor need not wait for it
-    try:
-        while True:
-            time.sleep(SWEEP_SECONDS)
-            sweep(TEMPORARY.name, KEEP_SECONDS)
-            return_memory()
-    finally:
+    with noted_signals() as signals:  # an interrupt that is raised can get lost among imports
+        prepare.log_mel(np.eye(1, 4096)[0])  # imports librosa: the first visitor need not wait
+        for second in count(1):
+            time.sleep(1)
+            if signals:
+                break
+            if second % SWEEP_SECONDS == 0:
+                sweep(TEMPORARY.name, KEEP_SECONDS)
+                return_memory()
         page.close(verbose=False)
+    return 130
 
 
 if __name__ == "__main__":
