@@ -126,8 +126,7 @@ def score_fold(trial: optuna.Trial, training: Training, step: int) -> float:
 def validate(trial: optuna.Trial, args, dataset, shape, folds, device) -> float:
     """The objective: mean validation AUROC over the folds."""
     values = round_off({name: draw(trial) for name, draw in SPACE.items() if is_free(args, name)})
-    before = trial.study.get_trials(deepcopy=False)[: trial.number]
-    if sum(map(is_taken, before)) >= args.trials:
+    if is_surplus(trial, args.trials):
         raise Surplus
     args = argparse.Namespace(**vars(args) | values)
     scores = []
@@ -156,6 +155,18 @@ def is_free(args, name: str) -> bool:
 def is_taken(trial) -> bool:
     """Done or being run; a process killed before it drew the parameters left nothing to do."""
     return trial.state in DONE or (trial.state == TrialState.RUNNING and bool(trial.params))
+
+
+def is_surplus(trial: optuna.Trial, target: int) -> bool:
+    """Whether the trials begun before this one are enough, whoever runs them."""
+    for _ in range(10):
+        before = trial.study.get_trials(deepcopy=False)[: trial.number]
+        taken = sum(map(is_taken, before))
+        begun = sum(other.state in (*DONE, TrialState.RUNNING) for other in before)
+        if taken >= target or begun < target:
+            break
+        time.sleep(0.5)  # one of them is about to draw its parameters, or its process was killed
+    return taken >= target
 
 
 def open_storage(url: str, attempts: int = 3) -> RDBStorage:
