@@ -1,16 +1,17 @@
-"""The notebooks' training loops beside ours, interleaved in one process.
+"""The notebooks' training loops beside ours, epoch by epoch in turn.
 
     python benchmarks/notebooks.py --epochs 1
 
 Times each epoch of the notebooks' CNN and LSTM loops (restated from their description: fp32,
 Adam, .item() at every step) and of common.Training on the same clips, and measures what a matrix
 multiplication reaches here in the same run. Clips are random: speed does not depend on them.
+Each loop has a process of its own, as how common takes memory would help the notebooks' too.
 """
 
 import argparse
+import multiprocessing
 import re
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,10 +25,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-import common
-import train_cnn
-import train_lstm
-
+ROWS = ("notebook", "ours, fp32", "ours, auto", "ours, auto, recipe")
 GFLOP_PER_CLIP = {"cnn": 2 * 3 * 0.3356}  # 335.6 MMAC forward; the backward pass costs twice that
 
 
@@ -108,10 +106,14 @@ def notebook(name, folder, labels):
 # --- ours ---------------------------------------------------------------------------------------
 
 
-def ours(name, folder, labels, precision, flags):
+def ours(name, folder, labels, flags):
     """-> a function that trains one epoch as train_cnn.py or train_lstm.py does."""
+    import common  # not above: the notebook's process is to be as the notebook's was
+    import train_cnn
+    import train_lstm
+
     recipe = {"cnn": train_cnn, "lstm": train_lstm}[name].RECIPE
-    paths = ["--spectrograms", str(folder), "--labels", str(labels), "--precision", precision]
+    paths = ["--spectrograms", str(folder), "--labels", str(labels)]
     args = recipe.parse([*paths, "--epochs", "1000", "--batch-size", "32", *flags])
     frame, data = common.load_dataset(args)
     everything = {"train": np.arange(len(frame)), "val": np.arange(0), "test": np.arange(0)}
@@ -161,41 +163,53 @@ def max_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def peak_memory(name, who, folder, labels):
-    """Peak memory in MiB of a process that only trains one epoch of `who`."""
-    command = [sys.executable, __file__, "--only", name, who, str(folder), str(labels)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def make_loop(name, who, folder, labels):
+    """-> a function that trains one epoch of `name` as `who` does."""
+    if who == "notebook":
+        return notebook(name, folder, labels)
+    flags = ["--precision", "fp32" if "fp32" in who else "auto"]
+    if "recipe" not in who:  # what the notebook does, no more
+        flags += ["--no-augment", "--no-balance", "--no-centralise", "--emphasis", "0"]
+        flags += ["--steps", "mel", "--pool", "last"] if name == "lstm" else []
+    return ours(name, folder, labels, flags)
 
 
-def variants(name, folder, labels):
-    """Who is timed -> the function that trains an epoch."""
-    plain = ["--no-augment", "--no-balance", "--no-centralise", "--emphasis", "0"]
-    plain += ["--steps", "mel", "--pool", "last"] if name == "lstm" else []
-    return {
-        "notebook": lambda: notebook(name, folder, labels),
-        "ours, fp32": lambda: ours(name, folder, labels, "fp32", plain),
-        "ours, auto": lambda: ours(name, folder, labels, "auto", plain),
-        "ours, auto, recipe": lambda: ours(name, folder, labels, "auto", []),
-    }
+def time_epochs(pipe, *loop):
+    """A loop's process: trains an epoch whenever asked to, and answers with its seconds."""
+    epoch = make_loop(*loop)
+    while pipe.recv():
+        pipe.send(seconds(epoch))
+    pipe.send(max_memory())
+
+
+def start(*loop):
+    """-> the pipe to a loop's process."""
+    pipe, its_end = multiprocessing.Pipe()
+    multiprocessing.get_context("spawn").Process(target=time_epochs, args=(its_end, *loop)).start()
+    its_end.close()  # so that a process that fails is noticed
+    return pipe
+
+
+def ask(pipe, wanted):
+    pipe.send(wanted)
+    return pipe.recv()
 
 
 def measure(name, folder, labels, clips, epochs):
     """Prints the table of one model."""
-    epoch = {who: make() for who, make in variants(name, folder, labels).items()}
-    times = {who: [seconds(work)] for who, work in epoch.items()}  # to warm up, not counted
-    for _ in range(epochs):
-        for who, work in epoch.items():  # interleaved: a slow spell of the machine hits all
-            times[who].append(seconds(work))
-    times = {who: taken[1:] for who, taken in times.items()}
+    pipes = {who: start(name, who, folder, labels) for who in ROWS}
+    rounds = [[ask(pipe, True) for pipe in pipes.values()] for _ in range(epochs + 1)]
+    times = dict(zip(ROWS, np.transpose(rounds[1:]), strict=True))  # the first warmed up
+    peaks = {who: ask(pipe, False) for who, pipe in pipes.items()}
     print(f"\n{name.upper()}, {clips} clips of (128, 251), batches of 32, {epochs} epoch(s)")
     print(f"{'':20}{'s/epoch':>9}{'x notebook':>12}{'(min-max)':>13}{'GFLOP/s':>9}{'peak MiB':>10}")
     for who, taken in times.items():
-        ratios = np.array(times["notebook"]) / np.array(taken)
+        ratios = times["notebook"] / taken
         rate = f"{clips * GFLOP_PER_CLIP[name] / np.median(taken):9.0f}" if name == "cnn" else ""
         spread = f"({ratios.min():.2f}-{ratios.max():.2f})"
         print(
             f"{who:20}{np.median(taken):9.2f}{np.median(ratios):12.2f}{spread:>13}{rate:>9}"
-            f"{peak_memory(name, who, folder, labels):10}"
+            f"{peaks[who] // 1024:10}"
         )
 
 
@@ -203,13 +217,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=3, metavar="N")
     parser.add_argument("--clips", type=int, default=464, metavar="N", help="the notebooks' 464")
-    parser.add_argument("--only", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.only:
-        name, who, folder, labels = args.only
-        variants(name, folder, labels)[who]()()
-        print(max_memory() // 1024)
-        return
     threads = torch.get_num_threads()
     print(
         f"{threads} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
