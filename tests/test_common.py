@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import re
 import resource
 import signal
@@ -351,6 +352,28 @@ def test_precision_follows_the_processors_flags(monkeypatch):
         assert isinstance(common.pick_precision("auto", cpu), torch.autocast) == expected
     assert isinstance(common.pick_precision("bf16", cpu), torch.autocast)
     assert not isinstance(common.pick_precision("fp32", cpu), torch.autocast)
+
+
+PAGE_FAULTS = """
+import resource, torch, common
+if {reuse}:
+    common.reuse_memory()
+for _ in range(10):  # it takes some until no gap is too small
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_memory_of_one_step_is_there_for_the_next():
+    def count(reuse):  # of pages cleared anew for 64 MB that were just freed
+        command = [sys.executable, "-c", PAGE_FAULTS.format(reuse=reuse)]
+        plain = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0"}
+        return int(subprocess.run(command, cwd=ROOT, env=plain, stdout=-1, check=True).stdout)
+
+    assert count(reuse=True) < 100 < 10_000 < count(reuse=False)
 
 
 # --- weights files ------------------------------------------------------------------------------
