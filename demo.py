@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import base64
 import contextlib
-import ctypes
 import io
 import os
 import secrets
@@ -38,7 +37,7 @@ from starlette.middleware import Middleware
 import predict
 import prepare
 import report
-from common import CLASS_NAMES, InputError, at_least, noted_signals, run
+from common import CLASS_NAMES, InputError, at_least, noted_signals, run, set_malloc
 
 EXAMPLES = Path(__file__).parent / "examples"
 MAX_FILES = 256  # at once
@@ -359,12 +358,6 @@ def sweep(folder: str, seconds: float) -> None:
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
-def return_memory() -> None:
-    """Gives the system what the C library holds free, a heap for every thread that ran a model."""
-    with contextlib.suppress(AttributeError, TypeError, OSError):  # glibc alone can
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 async def log_in(password: str, _user: str, attempt: str) -> bool:
     right = secrets.compare_digest(attempt.encode(), password.encode())
     await asyncio.sleep(0 if right else WRONG_PASSWORD_SECONDS)  # holds up nobody else
@@ -415,6 +408,7 @@ def serve(page: gr.Blocks, args: argparse.Namespace, share: bool) -> str:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    set_malloc(arena_max=1)  # or each thread that once ran a model keeps a heap for the next time
     args = parse_args()
     models = predict.load_models(predict.find_weights(args.weights))
     choices = {"Both": models} if len(models) > 1 else {}
@@ -434,7 +428,6 @@ def main() -> int:
                 break
             if second % SWEEP_SECONDS == 0:
                 sweep(TEMPORARY.name, KEEP_SECONDS)
-                return_memory()
         page.close(verbose=False)
     return 130
 

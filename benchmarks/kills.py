@@ -24,6 +24,7 @@ import common
 
 # The script with a checkpoint after every step, so that many kills fall into its writing.
 TRAIN = "import common, train_lstm; common.CHECKPOINT_SECONDS = 0; common.run(train_lstm.main)"
+MOST_TRIES = 10  # per kill that counts
 BEGUN = "epoch   1/"  # half of such a short run is imports: a kill there shows nothing
 WRITE = """
 import itertools, sys, common
@@ -68,7 +69,9 @@ def kill_training(folder, kills, rng):
     whole, cut = folder / "whole.safetensors", folder / "cut.safetensors"
     usual = finish(start(TRAIN, *flags, "--weights", whole, line=BEGUN))
     killed = torn = same = 0
-    while killed < kills:
+    for _ in range(MOST_TRIES * kills):
+        if killed == kills:
+            break
         cut.unlink(missing_ok=True)
         running = kill(start(TRAIN, *flags, "--weights", cut, line=BEGUN), rng.uniform(0, usual))
         if not (running and cut.with_suffix(".checkpoint").exists()):
@@ -87,7 +90,9 @@ def kill_writing(folder, kills, rng):
     models = [write_weights(folder / f"{seed}.safetensors", seed=seed) for seed in (0, 1)]
     contents = [model.read_bytes() for model in models]
     killed = whole = 0
-    while killed < kills:
+    for _ in range(MOST_TRIES * kills):
+        if killed == kills:
+            break
         temporary.unlink(missing_ok=True)
         kill(start(WRITE, path, *models, line="wrote"), rng.uniform(0, 0.1))
         common.load_weights(path)

@@ -246,27 +246,6 @@ def test_sweep_removes_what_is_old_and_only_that(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_that_threads_freed_goes_back_to_the_system():
-    """In a process of its own: what glibc holds there is known."""
-    code = """
-import re, threading, demo
-size = lambda: int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
-def fill():
-    blocks = [bytearray(50_000) for _ in range(4000)]
-    global kept
-    kept = blocks[-1]
-    del blocks
-thread = threading.Thread(target=fill)
-thread.start(), thread.join()
-held = size()
-demo.return_memory()
-print(held - size())
-"""
-    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert float(process.stdout) > 50, process.stderr
-
-
 def test_a_wrong_password_waits_and_holds_up_nobody(monkeypatch):
     monkeypatch.setattr(demo, "WRONG_PASSWORD_SECONDS", 0.3)
 
