@@ -56,7 +56,8 @@ TEMPERATURES = (1.0, 5.0)  # bounds: a few validation people must not make the m
 PATIENCE = 8  # epochs; under --folds nobody is spared for validation: every fold is short of people
 CHECKPOINT_SECONDS = 60.0
 LINEAR_CLIPS = 20_000  # the yardstick is fitted on at most so many: memory stays flat
-MALLOC = {"trim_threshold": -1, "mmap_max": -4, "arena_max": -8}  # mallopt's numbers
+# mallopt's numbers
+MALLOC = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4, "arena_max": -8}
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
 
 

@@ -408,7 +408,8 @@ def serve(page: gr.Blocks, args: argparse.Namespace, share: bool) -> str:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    set_malloc(arena_max=1)  # or each thread that once ran a model keeps a heap for the next time
+    # Tensors are given back at once, and threads share a heap, instead of keeping one each.
+    set_malloc(mmap_threshold=2**20, arena_max=1)
     args = parse_args()
     models = predict.load_models(predict.find_weights(args.weights))
     choices = {"Both": models} if len(models) > 1 else {}
