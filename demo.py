@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import gc
 import io
 import os
 import secrets
@@ -409,7 +410,7 @@ def serve(page: gr.Blocks, args: argparse.Namespace, share: bool) -> str:
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Tensors are given back at once, and threads share a heap, instead of keeping one each.
-    set_malloc(mmap_threshold=2**20, arena_max=1)
+    set_malloc(mmap_threshold=2**16, arena_max=1)
     args = parse_args()
     models = predict.load_models(predict.find_weights(args.weights))
     choices = {"Both": models} if len(models) > 1 else {}
@@ -423,12 +424,14 @@ def main() -> int:
         raise InputError(f"the page cannot be served ({error}): {advice}") from error
     with noted_signals() as signals:  # an interrupt that is raised can get lost among imports
         prepare.log_mel(np.eye(1, 4096)[0])  # imports librosa: the first visitor need not wait
+        gc.freeze()  # what is here stays: no collection need look at it
         for second in count(1):
             time.sleep(1)
             if signals:
                 break
             if second % SWEEP_SECONDS == 0:
                 sweep(TEMPORARY.name, KEEP_SECONDS)
+                gc.collect()  # sessions that ended are cycles, which Python else leaves for minutes
         page.close(verbose=False)
     return 130
 
