@@ -25,7 +25,15 @@ from tqdm import tqdm
 
 import prepare
 import report
-from common import CLASS_NAMES, NOTICE, SYNTHETIC_NOTICE, fingerprint, load_weights, predict_logits
+from common import (
+    CLASS_NAMES,
+    NOTICE,
+    SYNTHETIC_NOTICE,
+    fingerprint,
+    keep_memory,
+    load_weights,
+    predict_logits,
+)
 from dataset import (
     InputError,
     check_writable,
@@ -283,6 +291,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_arguments()
+    keep_memory()
     models = load_models(find_weights(args.weights))
     labels = read_labels(args.labels) if args.labels else None
     paths = list_inputs(args.inputs)

@@ -137,6 +137,36 @@ def test_steps_and_pool_by_hand():
             torch.testing.assert_close(model(x), model.fc(pooled))
 
 
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 0.02), (True, 0.4)])
+def test_the_cnn_learns_the_same_in_onednns_layout_and_in_pytorchs(monkeypatch, bf16, tolerance):
+    x, y = torch.rand(8, 64, 96), torch.tensor([0, 1] * 4)
+    results, layouts, here = [], set(), torch.backends.cpu.get_cpu_capability()
+    for capability in (here, "DEFAULT"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
+        torch.manual_seed(0)
+        model = CNNDNN(64, 96, dropout=0)
+        model.pool.register_forward_pre_hook(lambda _, inputs: layouts.add(inputs[0].layout))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        learnt = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        results.append(learnt | dict(model.named_buffers()) | {"loss": loss.detach()})
+    assert len(layouts) == (2 if here == "AVX512" or (here == "AVX2" and not bf16) else 1)
+    for name, tensor in results[1].items():
+        difference = (results[0][name] - tensor).double().norm()
+        assert difference <= tolerance * tensor.double().norm(), name
+
+
+def test_batch_norm_takes_away_what_a_bias_adds():
+    model, x = CNNDNN(*SHAPE, dropout=0).train(), torch.rand(4, *SHAPE)
+    before = model(x)
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert frozen == ["conv1.bias", "conv2.bias", "conv3.bias"]
+    for name in frozen:
+        model.get_parameter(name).add_(1.0)
+    torch.testing.assert_close(model(x), before, atol=1e-4, rtol=1e-4)
+
+
 def test_relu_after_the_pool_is_the_same_function():
     x = torch.randn(2, 3, 9, 11)
     pool = nn.MaxPool2d(2)
@@ -227,7 +257,8 @@ def test_centralised_gradients_lack_what_a_units_inputs_have_in_common(small_dat
         training = training_of(small_dataset, recipe, flag, "--precision", "fp32")
         torch.manual_seed(0)
         training.step(x, y, 12)
-        gradients.append({name: p.grad for name, p in training.model.named_parameters()})
+        parameters = training.model.named_parameters()
+        gradients.append({name: p.grad for name, p in parameters if p.requires_grad})
     for name, plain in gradients[0].items():
         expected = plain
         if plain.ndim > 1:  # biases and batch-norms have one input
@@ -381,22 +412,40 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 @pytest.mark.parametrize(
-    ("code", "options"),
+    ("code", "setting"),
     [
-        (FREED_AND_TAKEN, "mmap_max=0, trim_threshold=-1"),  # pages cleared for 64 MB
-        (THREADS_IN_TURN, "arena_max=1"),  # KiB at the peak of eight threads' 50 MB each
+        (FREED_AND_TAKEN, "keep_memory()"),  # pages cleared for 64 MB
+        (THREADS_IN_TURN, "set_malloc(arena_max=1)"),  # KiB at the peak: eight threads' 50 MB each
     ],
 )
-def test_memory_that_was_freed_serves_the_next(code, options):
-    results = []
-    for wanted in (options, ""):
-        start = f"import torch, common; common.set_malloc({wanted})\n"
-        environment = os.environ | {"THP_MEM_ALLOC_ENABLE": "0"}
-        process = subprocess.run(
-            [sys.executable, "-c", start + code], cwd=ROOT, env=environment, stdout=-1, check=True
-        )
-        results.append(int(process.stdout))
-    assert results[0] < results[1] / 1.5
+def test_memory_that_was_freed_serves_the_next(code, setting):
+    assert run_code(f"common.{setting}", code) < run_code("", code) / 1.5
+
+
+def run_code(start, code):
+    """The number that `code` prints, in a process of its own."""
+    command = [sys.executable, "-c", f"import torch, common; {start}\n{code}"]
+    return int(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="no huge pages here"
+)
+def test_tensors_get_huge_pages():
+    code = """
+import re
+kept = torch.ones(2**26)  # 256 MB
+smaps = open("/proc/self/smaps").read()
+print(sum(map(int, re.findall(r"AnonHugePages:\\s+(\\d+)", smaps))))
+"""
+    assert run_code("common.keep_memory()", code) > 0.9 * 2**18
+
+
+def test_where_no_memory_can_be_reserved_none_is():
+    assert run_code("common.keep_memory(2**62)", "print(torch.ones(7).sum().int().item())") == 7
 
 
 # --- weights files ------------------------------------------------------------------------------
