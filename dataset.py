@@ -4,6 +4,7 @@ Shapes: M mel bins, T frames, N clips.
 """
 
 import io
+import math
 import os
 import sys
 import warnings
@@ -40,6 +41,18 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def at_least(low: float, kind: type = int, below: float = math.inf) -> Callable:
+    """An argparse type: a number that is not below `low`, but `below` the other."""
+
+    def number(text: str):
+        if not low <= kind(text) < below:
+            raise ValueError
+        return kind(text)
+
+    number.__name__ = f"number of at least {low}" + f" and below {below}" * math.isfinite(below)
+    return number
 
 
 @contextmanager

@@ -40,7 +40,8 @@ from starlette.middleware import Middleware
 import predict
 import prepare
 import report
-from common import CLASS_NAMES, InputError, at_least, noted_signals, run, set_malloc
+from common import CLASS_NAMES, noted_signals, set_malloc
+from dataset import InputError, at_least, run
 
 EXAMPLES = Path(__file__).parent / "examples"
 MAX_FILES = 256  # at once

@@ -5,7 +5,8 @@ python train_lstm.py --epochs 24
 
 from functools import partial
 
-from common import Recipe, at_least, run, train
+from dataset import at_least, run
+from recipe import Recipe, train
 
 
 def add_arguments(add):

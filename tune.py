@@ -27,16 +27,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import train_cnn
 import train_lstm
-from common import (
-    Diverged,
-    Interrupted,
-    SpectrogramDataset,
-    Training,
+from common import Diverged, Interrupted, SpectrogramDataset, Training, pick_device
+from dataset import (
+    InputError,
     at_least,
-    load_dataset,
-    pick_device,
+    check_writable,
+    run,
+    split_clips,
+    split_folds,
+    write_atomically,
 )
-from dataset import InputError, check_writable, run, split_clips, split_folds, write_atomically
+from recipe import load_dataset
 
 RECIPES = {recipe.name: recipe for recipe in (train_cnn.RECIPE, train_lstm.RECIPE)}
 SPACE = {  # how Optuna draws a flag, if the recipe has it

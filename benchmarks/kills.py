@@ -23,7 +23,11 @@ from conftest import write_clips, write_weights
 import common
 
 # The script with a checkpoint after every step, so that many kills fall into its writing.
-TRAIN = "import common, train_lstm; common.CHECKPOINT_SECONDS = 0; common.run(train_lstm.main)"
+TRAIN = """
+import common, dataset, train_lstm
+common.CHECKPOINT_SECONDS = 0
+dataset.run(train_lstm.main)
+"""
 MOST_TRIES = 10  # per kill that counts
 BEGUN = "epoch   1/"  # half of such a short run is imports: a kill there shows nothing
 WRITE = """

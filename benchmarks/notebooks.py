@@ -111,11 +111,12 @@ def ours(name, folder, labels, flags):
     import common  # not above: the notebook's process is to be as the notebook's was
     import train_cnn
     import train_lstm
+    from recipe import load_dataset
 
     recipe = {"cnn": train_cnn, "lstm": train_lstm}[name].RECIPE
     paths = ["--spectrograms", str(folder), "--labels", str(labels)]
     args = recipe.parse([*paths, "--epochs", "1000", "--batch-size", "32", *flags])
-    frame, data = common.load_dataset(args)
+    frame, data = load_dataset(args)
     everything = {"train": np.arange(len(frame)), "val": np.arange(0), "test": np.arange(0)}
     model, _ = recipe.build(args, data["shape"])
     dataset = common.SpectrogramDataset(frame, folder)

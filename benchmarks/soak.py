@@ -34,7 +34,7 @@ import numpy as np
 from test_dataset import HOSTILE
 from test_demo import file_data, hearing_weights, serving, stop, write_inputs
 
-import common
+import dataset
 import predict
 
 MAX_GROWTH_MB = 100
@@ -337,4 +337,4 @@ def main():
 
 
 if __name__ == "__main__":
-    common.run(main)
+    dataset.run(main)

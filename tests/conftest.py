@@ -16,10 +16,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import common
-from dataset import InputError
+from dataset import InputError, run
 
 ROOT = Path(__file__).parent.parent
 FUZZ = int(os.environ.get("FUZZ", 2000))  # hostile inputs per reader; FUZZ=100000 pytest -k fuzz
+SHAPE = (16, 24)
+SOUND = {"sample_rate": 8000, "n_fft": 512, "hop_length": 340, "n_mels": 16, "clip_seconds": 1}
+QUICK = ("--epochs", 2, "--batch-size", 8)
 SHARED = ROOT.parent / "shared" / "data"  # real speech, where it is at hand
 
 
@@ -95,12 +98,21 @@ def call_script(script, *arguments):
     sys.argv = [script, *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            common.run(main)
+            run(main)
     except SystemExit as stopped:
         status = stopped.code or 0
     finally:
         sys.argv = argv
     return subprocess.CompletedProcess(script, status, out.getvalue(), err.getvalue())
+
+
+def train(script, folder, out, *arguments):
+    """Runs a training script on a folder of write_clips."""
+    return call_script(
+        script,
+        *("--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"),
+        *("--weights", out, *arguments),
+    )
 
 
 fuzzed = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))

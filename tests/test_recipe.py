@@ -1,0 +1,351 @@
+"""The training scripts: what they write and print, interruption, several processes."""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import (
+    QUICK,
+    ROOT,
+    SHAPE,
+    SHARED,
+    SOUND,
+    call_script,
+    run_script,
+    told,
+    train,
+    write_clips,
+)
+from sklearn.model_selection import train_test_split
+
+import common
+import report
+import train_lstm
+from common import load_weights
+from dataset import read_labels, split_clips
+from recipe import Checkpoint
+
+# --- the scripts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cnn", "lstm"])
+def test_a_script_trains_reports_and_saves(name, small_dataset, tmp_path):
+    out = tmp_path / "weights" / f"{name}.safetensors"
+    process = train(f"train_{name}.py", small_dataset, out, *QUICK, "--patience", 5)
+    assert process.returncode == 0, process.stderr
+    assert "epoch   2/2  train loss" in process.stdout and "val accuracy" in process.stdout
+    model, metadata = load_weights(out)
+    assert metadata["model"] == name and metadata["shape"] == list(SHAPE)
+    assert metadata["data"]["participants"] == {"train": 8, "val": 2, "test": 2}
+    assert len(metadata["data"]["seen"]) == 10 and metadata["temperature"] > 0
+    written = json.loads(out.with_suffix(".json").read_text())
+    assert [sorted(r) for r in written["history"]] == [
+        ["epoch", "train_loss", "val_accuracy", "val_loss"]
+    ] * 2
+    for level in ("clips", "participants"):
+        assert set(written["test"][level]) >= set(report.METRICS)
+        assert set(written["test"][level]["accuracy"]) == {"value", "low", "high"}
+    assert out.with_suffix(".png").stat().st_size > 20_000
+    assert sorted(p.name for p in out.parent.iterdir()) == [
+        f"{name}.json",
+        f"{name}.png",
+        f"{name}.safetensors",
+    ]
+
+
+def test_folds_report_every_clip_once_and_write_no_weights(small_dataset, tmp_path):
+    out = tmp_path / "lstm.safetensors"
+    process = train("train_lstm.py", small_dataset, out, *QUICK, "--folds", 3)
+    assert process.returncode == 0, process.stderr
+    assert "no weights" in process.stdout and not out.exists()
+    written = json.loads(out.with_suffix(".json").read_text())
+    pooled = written["out_of_fold"]
+    ids = pd.read_csv(small_dataset / "dataset.csv", dtype=str)["id"]
+    assert sorted(pooled["predictions"]["id"]) == sorted(ids)
+    assert set(pooled["folds"]["auroc"]) == {"mean", "sd"}
+    people = dict(
+        zip(pooled["predictions"]["participant"], pooled["predictions"]["fold"], strict=True)
+    )
+    for person, fold in zip(
+        pooled["predictions"]["participant"], pooled["predictions"]["fold"], strict=True
+    ):
+        assert people[person] == fold
+
+
+def test_one_participant_can_be_left_out_at_a_time(small_dataset, tmp_path):
+    out = tmp_path / "lstm.safetensors"
+    process = train("train_lstm.py", small_dataset, out, "--epochs", 1, "--folds", "people")
+    assert "fold 12/12" in process.stdout and "12 people" in process.stdout
+
+
+def test_the_notebooks_protocol_repeats_their_split(tmp_path):
+    folder = write_clips(tmp_path / "seven", 7, 67)
+    frame = pd.read_csv(folder / "dataset.csv").iloc[:464]
+    frame.to_csv(folder / "dataset.csv", index=False)
+    flags = ("--split", "clip", "--no-augment", "--no-balance", "--patience", 0, "--epochs", 1)
+    process = train("train_lstm.py", folder, tmp_path / "w.safetensors", *flags)
+    assert "train 371 (7), val 0 (0), test 93 (7)" in process.stdout
+    assert "7 participants stand on BOTH sides" in process.stdout
+    expected = train_test_split(np.arange(464), test_size=0.2, random_state=42)[1]
+    assert np.array_equal(
+        split_clips(read_labels(folder / "dataset.csv"), "clip", 42, validate=False)["test"],
+        np.sort(expected),
+    )
+
+
+def test_the_same_seed_gives_the_same_bytes(small_dataset, tmp_path):
+    for script, precision in (("train_lstm.py", "fp32"), ("train_cnn.py", "bf16")):
+        files = []
+        for name in "ab":
+            out = tmp_path / f"{name}.safetensors"
+            process = train(script, small_dataset, out, *QUICK, "--precision", precision)
+            assert process.returncode == 0, process.stderr
+            files.append(out.read_bytes())
+        assert files[0] == files[1]
+        train(script, small_dataset, out, *QUICK, "--precision", precision, "--seed", 7)
+        assert out.read_bytes() != files[0]
+
+
+def test_another_shape_trains_with_no_edit(tmp_path):
+    folder = write_clips(tmp_path / "wide", 8, 2, shape=(64, 400))
+    (folder / "dataset.json").write_text(json.dumps({"settings": SOUND, "corpus": "mine"}))
+    out = tmp_path / "w.safetensors"
+    process = train("train_cnn.py", folder, out, "--epochs", 1)
+    assert process.returncode == 0, process.stderr
+    assert "dataset.json is not about clips of (64, 400)" in process.stdout
+    assert load_weights(out)[1]["preprocessing"]["sound"] is None
+    assert load_weights(out)[0](torch.rand(1, 64, 400)).shape == (1, 2)
+
+
+def test_help_is_quick_and_imports_no_heavy_package():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "train_lstm.py", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
+    assert "torch" in imported and "--epochs" in process.stdout
+    assert not imported & {"gradio", "librosa", "matplotlib", "optuna", "sklearn", "synthetic"}
+    assert seconds < 6, f"{seconds:.1f} s of CPU: 3 on a quiet machine, with slack for a busy one"
+
+
+def test_mistakes_are_told_in_one_line_and_leave_nothing(small_dataset, tmp_path):
+    out = tmp_path / "out" / "w.safetensors"
+    clips, labels = small_dataset / "Spectrograms", small_dataset / "dataset.csv"
+
+    def complain(*arguments):
+        line = told(call_script("train_lstm.py", "--weights", out, *arguments))
+        assert not out.exists() and not list(tmp_path.rglob(".*"))
+        return line
+
+    assert "no such folder" in complain("--spectrograms", tmp_path / "none", "--labels", labels)
+    assert "No such file" in complain("--spectrograms", clips, "--labels", tmp_path / "none.csv")
+    one_class = tmp_path / "one.csv"
+    pd.read_csv(labels, dtype=str).assign(label=1).to_csv(one_class, index=False)
+    assert "too few" in complain("--spectrograms", clips, "--labels", one_class)
+    two = tmp_path / "two.csv"
+    pd.read_csv(labels, dtype=str).iloc[:12].to_csv(two, index=False)
+    assert "2 participants" in complain("--spectrograms", clips, "--labels", two)
+    given = ("--spectrograms", clips, "--labels", labels)
+    assert "only 12 participants" in complain(*given, "--folds", 13)
+    assert "PyTorch cannot use it" in complain(*given, "--device", "xpu")
+    broken = tmp_path / "broken" / "dataset.csv"
+    broken.parent.mkdir()
+    broken.write_bytes(labels.read_bytes())
+    for text in ("[1", "[]", '{"settings": {}}', '{"settings": 7}'):
+        broken.with_name("dataset.json").write_text(text)
+        line = complain("--spectrograms", clips, "--labels", broken)
+        assert "dataset.json: damaged (" in line
+    tiny = write_clips(tmp_path / "tiny", shape=(7, 24))
+    line = told(train("train_cnn.py", tiny, out, *QUICK))
+    assert "(7, 24) is too small for the CNN" in line
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    process = run_script("train_lstm.py", *given, "--weights", blocked / "w.safetensors")
+    assert "cannot be written" in told(process)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--epochs", 0), ("--lr", "nan"), ("--folds", 1), ("--epochs", "x"), ("--emphasis", 1)]
+    + [("--dropout", "1.5"), ("--lr", "inf")],
+)
+def test_flags_out_of_range_are_refused(flags):
+    process = call_script("train_cnn.py", *flags)
+    assert process.returncode == 2 and flags[0] in process.stderr
+
+
+# --- interruption -------------------------------------------------------------------------------
+
+
+def test_sigterm_saves_and_resume_ends_with_the_same_weights(tmp_path):
+    folder = write_clips(tmp_path / "d", 12, 20)
+    flags = ("--epochs", 12, "--batch-size", 4, "--patience", 0)
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    assert train("train_lstm.py", folder, whole, *flags).returncode == 0
+    command = [sys.executable, ROOT / "train_lstm.py", "--weights", cut, *map(str, flags)]
+    command += ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch   2"):
+            process.send_signal(signal.SIGTERM)
+            break
+    assert "--resume goes on from here" in process.stdout.read()
+    assert process.wait() == 143 and not cut.exists()
+    assert cut.with_suffix(".checkpoint").exists()
+
+    other = told(train("train_lstm.py", folder, cut, *flags, "--seed", 5, "--resume"))
+    assert "seed was 42, is 5" in other
+    process = train("train_lstm.py", folder, cut, *flags, "--resume")
+    assert process.returncode == 0 and "going on from" in process.stdout
+    assert cut.read_bytes() == whole.read_bytes()
+    assert not cut.with_suffix(".checkpoint").exists()
+
+
+def test_clips_that_vanish_in_mid_run_are_one_line_and_the_run_goes_on(tmp_path):
+    folder, hidden = write_clips(tmp_path / "d", 12, 20), tmp_path / "hidden"
+    flags = ("--epochs", 6, "--patience", 0)
+    for workers in (0, 1):
+        out = tmp_path / f"{workers}.safetensors"
+        common_say = common.say
+
+        def lose_the_folder(*words, out=out, common_say=common_say):
+            if words[0].startswith("epoch   2"):
+                (folder / "Spectrograms").rename(hidden)
+            common_say(*words)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(common, "say", lose_the_folder)
+            line = told(train("train_lstm.py", folder, out, *flags, "--workers", workers))
+        assert re.search(r"Spectrograms/\d+_clip_\d+.npy: cannot be read .No such file", line)
+        assert out.with_suffix(".checkpoint").exists() and not out.exists()
+        hidden.rename(folder / "Spectrograms")
+        resumed = train("train_lstm.py", folder, out, *flags, "--resume")
+        assert resumed.returncode == 0 and "epoch   1" not in resumed.stdout
+    assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "1.safetensors").read_bytes()
+
+
+def test_a_full_disk_is_one_line_and_the_old_weights_stay(small_dataset, tmp_path, monkeypatch):
+    out = tmp_path / "lstm.safetensors"
+    assert train("train_lstm.py", small_dataset, out, *QUICK).returncode == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = told(train("train_lstm.py", small_dataset, out, *QUICK, "--seed", 3))
+    assert "cannot be written (No space left on device)" in line
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_memory_that_runs_out_names_the_flag(small_dataset, tmp_path, monkeypatch):
+    def greedy(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(common.Training, "step", greedy)
+    line = told(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
+    assert "lower --batch-size (8)" in line
+
+
+def test_a_loss_that_is_no_number_is_told(small_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(common.Training, "step", lambda *_: torch.tensor(float("nan")))
+    line = told(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
+    assert "loss nan in epoch 1, batch 1: nothing is saved; a lower --lr helps" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_read_only_folder_is_told(small_dataset, tmp_path, monkeypatch):
+    def refuse(path, *_):  # root may write anywhere
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    line = told(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
+    assert "w.safetensors: cannot be written there (Permission denied)" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", {}, {"run": 1, "results": [], "state": None}])
+def test_a_damaged_checkpoint_is_told(small_dataset, tmp_path, content):
+    path = tmp_path / "w.checkpoint"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    out = path.with_suffix(".safetensors")
+    line = told(train("train_lstm.py", small_dataset, out, *QUICK, "--resume"))
+    assert "w.checkpoint: damaged; remove it to start anew" in line
+
+
+def test_a_checkpoint_of_other_labels_is_told(small_dataset, tmp_path):
+    args = train_lstm.RECIPE.parse(["--weights", str(tmp_path / "w.safetensors"), *map(str, QUICK)])
+    Checkpoint(args, {"sha256": "other"}).save(None)
+    out = args.weights
+    line = told(train("train_lstm.py", small_dataset, out, *QUICK, "--resume"))
+    assert "w.checkpoint: of another run: the labels file has changed" in line
+
+
+# --- several processes --------------------------------------------------------------------------
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2]
+    command += [ROOT / "train_lstm.py", *arguments]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_two_processes_end_with_the_weights_of_one_and_survive_a_kill(tmp_path):
+    folder = write_clips(tmp_path / "d", 12, 7)
+    # No emphasis: on noise it lets rounding errors grow from step to step.
+    flags = ["--epochs", 12, "--batch-size", 8, "--dropout", 0, "--no-augment", "--emphasis", 0]
+    flags += ["--precision", "fp32", "--patience", 0, "--labels", folder / "dataset.csv"]
+    flags += ["--centralise", "--spectrograms", folder / "Spectrograms"]
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    assert call_script("train_lstm.py", *flags, "--weights", one).returncode == 0
+    process = torchrun(*flags, "--weights", two)
+    for line in process.stdout:
+        if line.startswith("epoch   3"):
+            kill_rank_1(process.pid)
+            break
+    assert "another process of this run has ended: go on with --resume" in process.stdout.read()
+    assert process.wait() != 0 and not two.exists()
+    said = torchrun(*flags, "--weights", two, "--resume").communicate()[0]
+    assert said.count("epoch  12/12") == 1, "the first process alone prints"
+    assert "epoch   3/12" not in said
+    states = [load_weights(path)[0].state_dict() for path in (one, two)]
+    assert max((a - b).abs().max() for a, b in zip(*map(dict.values, states), strict=True)) < 1e-4
+
+
+def kill_rank_1(launcher):
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            variables = path.read_bytes().split(b"\0")
+            if b"LOCAL_RANK=1" in variables and parent_of(path.parent.name) == launcher:
+                os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+def parent_of(process):
+    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+# --- real speech --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no real speech at hand")
+def test_real_speech_trains(tmp_path):
+    out = tmp_path / "lstm.safetensors"
+    process = train("train_lstm.py", SHARED / "emodb", out, "--epochs", 15)
+    assert process.returncode == 0, process.stderr
+    written = json.loads(out.with_suffix(".json").read_text())
+    assert written["test"]["clips"]["auroc"]["value"] > 0.8
