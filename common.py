@@ -399,7 +399,7 @@ class Training:
     def predict(self, name: str, autocast=None) -> np.ndarray:
         """Logits (N, C) of the clips of one side of the split, each process computing its share."""
         positions = self.split[name]  # in ascending order
-        batches = np.array_split(positions, -(-len(positions) // (2 * self.args.batch_size)) or 1)
+        batches = np.array_split(positions, -(-len(positions) // self.args.batch_size) or 1)
         logits = predict_logits(self.model, (x for x, _ in self.load(batches)), autocast)
         if WORLD > 1:
             shares = [None] * WORLD
