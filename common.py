@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
@@ -79,24 +80,23 @@ def emphasise(x: torch.Tensor, emphasis: float) -> torch.Tensor:
 
 
 def _in_onednn(x: torch.Tensor) -> torch.Tensor:
-    """`x` in oneDNN's own layout, or as it is where this processor has no code for it.
+    """`x` in oneDNN's own layout on processors for which it has fast code, else as it is.
 
     Batch-norm and pooling there make a step 1.2 times faster than PyTorch's own.
     """
     bf16 = torch.is_autocast_enabled("cpu")
-    fast = torch.backends.cpu.get_cpu_capability() in ("AVX512",) + ("AVX2",) * (not bf16)
+    fast = torch.backends.cpu.get_cpu_capability() in (("AVX512",) if bf16 else ("AVX512", "AVX2"))
     if x.device.type != "cpu" or not (fast and torch.backends.mkldnn.is_available()):
         return x
     return x.to_mkldnn(torch.bfloat16 if bf16 else torch.float32)
 
 
 def _convolve(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """`conv(x)`; torch.nn refuses bf16 in oneDNN's layout, which oneDNN computes."""
+    """`conv(x)`; in oneDNN's layout torch.nn refuses bf16, which oneDNN itself takes."""
     if not x.is_mkldnn:
         return conv(x)
     bias, how = conv.bias.to(x.dtype), (conv.padding, conv.stride, conv.dilation, conv.groups)
-    with torch.autocast("cpu", enabled=False):
-        return torch.mkldnn_convolution(x, conv.weight, bias, *how)
+    return torch.mkldnn_convolution(x, conv.weight, bias, *how)
 
 
 class CNNDNN(nn.Module):
@@ -125,7 +125,7 @@ class CNNDNN(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, M, T) in [0, 1] -> logits (B, C)."""
         x = emphasise(x, self.emphasis).unsqueeze(1)
-        x = _in_onednn(x) if self.training else x
+        x = _in_onednn(x) if self.training else x  # evaluation gains little
         # ReLU after the pooling: the same function, as both are monotonic, on a quarter of the data
         x = self.relu(self.pool(self.batchnorm1(_convolve(self.conv1, x))))  # (B, 32, M/2, T/2)
         x = self.relu(self.pool(self.batchnorm2(_convolve(self.conv2, x))))  # (B, 64, M/4, T/4)
@@ -308,10 +308,13 @@ class Training:
 
     def __init__(self, model: nn.Module, dataset: Dataset, split: dict, args, device):
         keep_memory()
-        self.model = model.to(device, memory_format=torch.channels_last)  # 1.5 times faster
+        # Two to three times faster, but for training in oneDNN's own layout.
+        self.model = model.to(device, memory_format=torch.channels_last)
         self.dataset, self.split, self.args = dataset, split, args
         self.device, self.autocast = device, pick_precision(args.precision, device)
         self.labels = np.array(dataset.labels)
+        # Of a convolution with one input channel, whose strides can be told in two ways.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.network = nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
         self.optimizer = torch.optim.AdamW(
             model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True
@@ -394,6 +397,9 @@ class Training:
         if not losses.isfinite().all():
             batch = int((~losses.isfinite()).nonzero()[0])
             raise Diverged(f"loss {losses[batch]:g} in epoch {self.epoch}, batch {batch + 1}")
+        # oneDNN's max-pooling takes nan for the lowest number: the loss does not show it.
+        if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
+            raise Diverged(f"weights that are no numbers in epoch {self.epoch}")
         return losses.sum().item() / len(order)
 
     def predict(self, name: str, autocast=None) -> np.ndarray:

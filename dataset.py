@@ -1,4 +1,4 @@
-"""Clips, labels and splits: what is on disk, checked; numpy and pandas only.
+"""Clips, labels and splits: what is on disk, checked; users' mistakes. numpy and pandas only.
 
 Shapes: M mel bins, T frames, N clips.
 """

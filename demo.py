@@ -23,7 +23,8 @@ from html import escape
 from itertools import count, islice
 from pathlib import Path
 
-# PyTorch reads it while it is imported: large tensors in huge pages, which come sooner.
+# PyTorch reads it while it is imported: large tensors in huge pages, which the system clears
+# faster, and which go back to it at once, as common.keep_memory's would not.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # Gradio reads both while it is imported: no analytics, and uploads where they can be swept away.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -32,8 +32,8 @@ import demo
 import predict
 import train_cnn
 import train_lstm
-from common import CNNDNN, InputError, LSTMClassifier, load_weights
-from dataset import split_clips
+from common import CNNDNN, LSTMClassifier, load_weights
+from dataset import InputError, split_clips, write_atomically
 from recipe import load_dataset
 
 # --- models: the notebooks' own classes, from their description ---------------------------------
@@ -120,14 +120,15 @@ def test_steps_and_pool_by_hand():
             torch.testing.assert_close(model(x), model.fc(pooled))
 
 
-@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 0.02), (True, 0.4)])
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 0.02), (True, 0.2)])
 def test_the_cnn_learns_the_same_in_onednns_layout_and_in_pytorchs(monkeypatch, bf16, tolerance):
-    x, y = torch.rand(8, 64, 96), torch.tensor([0, 1] * 4)
+    torch.manual_seed(0)
+    x, y = torch.rand(8, 40, 99), torch.tensor([0, 1] * 4)
     results, layouts, here = [], set(), torch.backends.cpu.get_cpu_capability()
     for capability in (here, "DEFAULT"):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
         torch.manual_seed(0)
-        model = CNNDNN(64, 96, dropout=0)
+        model = CNNDNN(40, 99, dropout=0)
         model.pool.register_forward_pre_hook(lambda _, inputs: layouts.add(inputs[0].layout))
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = nn.functional.cross_entropy(model(x), y)
@@ -336,6 +337,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best(small_dataset
         training.fit()
 
 
+def test_a_weight_that_is_no_number_stops_the_run_though_the_pooling_hides_it(small_dataset):
+    training = training_of(small_dataset, train_cnn.RECIPE)
+    with torch.no_grad():
+        training.model.conv2.weight[0] = math.nan
+    with pytest.raises(common.Diverged, match="nan in epoch 1|weights that are no numbers"):
+        training.fit()
+
+
 def test_the_temperature_minimises_the_loss():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 2000)
@@ -395,7 +404,8 @@ def test_memory_that_was_freed_serves_the_next(code, setting):
 def run_code(start, code):
     """The number that `code` prints, in a process of its own."""
     command = [sys.executable, "-c", f"import torch, common; {start}\n{code}"]
-    return int(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    env = os.environ | {"THP_MEM_ALLOC_ENABLE": "0"}  # demo.py, imported here, sets it
+    return int(subprocess.check_output(command, cwd=ROOT, env=env))
 
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -639,7 +649,7 @@ def test_truncated_weights_and_weights_of_nan_are_told(tmp_path):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"old")
-    with pytest.raises(InputError, match="No space left"), common.write_atomically(path) as file:
+    with pytest.raises(InputError, match="No space left"), write_atomically(path) as file:
         file.write_bytes(b"ne")
         raise OSError(28, "No space left on device")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["w.safetensors"]

@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prepare
-from common import read_labels, read_spectrogram, split_clips
-from prepare import SETTINGS, InputError, cut_clips, log_mel, read_sound
+from dataset import InputError, read_labels, read_spectrogram, split_clips
+from prepare import SETTINGS, cut_clips, log_mel, read_sound
 
 RATE = 16_000
 TONE = 5_000  # Hz: the interviewer

@@ -297,9 +297,9 @@ def test_a_checkpoint_of_other_labels_is_told(small_dataset, tmp_path):
 # --- several processes --------------------------------------------------------------------------
 
 
-def torchrun(*arguments):
+def torchrun(script, *arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2]
-    command += [ROOT / "train_lstm.py", *arguments]
+    command += [ROOT / script, *arguments]
     return subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -313,18 +313,28 @@ def test_two_processes_end_with_the_weights_of_one_and_survive_a_kill(tmp_path):
     flags += ["--centralise", "--spectrograms", folder / "Spectrograms"]
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     assert call_script("train_lstm.py", *flags, "--weights", one).returncode == 0
-    process = torchrun(*flags, "--weights", two)
+    process = torchrun("train_lstm.py", *flags, "--weights", two)
     for line in process.stdout:
         if line.startswith("epoch   3"):
             kill_rank_1(process.pid)
             break
     assert "another process of this run has ended: go on with --resume" in process.stdout.read()
     assert process.wait() != 0 and not two.exists()
-    said = torchrun(*flags, "--weights", two, "--resume").communicate()[0]
+    said = torchrun("train_lstm.py", *flags, "--weights", two, "--resume").communicate()[0]
     assert said.count("epoch  12/12") == 1, "the first process alone prints"
     assert "epoch   3/12" not in said
     states = [load_weights(path)[0].state_dict() for path in (one, two)]
     assert max((a - b).abs().max() for a, b in zip(*map(dict.values, states), strict=True)) < 1e-4
+
+
+def test_two_processes_train_the_cnn_without_a_warning(small_dataset, tmp_path):
+    out = tmp_path / "cnn.safetensors"
+    flags = ["--labels", small_dataset / "dataset.csv", "--weights", out]
+    flags += ["--spectrograms", small_dataset / "Spectrograms"]
+    process = torchrun("train_cnn.py", *QUICK, *flags)
+    said = process.communicate()[0]
+    assert process.returncode == 0 and "warn" not in said.lower(), said
+    assert load_weights(out)[1]["model"] == "cnn"
 
 
 def kill_rank_1(launcher):
