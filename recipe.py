@@ -50,6 +50,9 @@ LINEAR_CLIPS = 20_000  # the yardstick is fitted on at most so many: memory stay
 PATIENCE = 8  # epochs; under --folds nobody is spared for validation: every fold is short of people
 
 
+# --- flags --------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a training script decides."""
@@ -131,6 +134,9 @@ def _arguments(args) -> dict:
     return {name: value for name, value in vars(args).items() if name not in left_out}
 
 
+# --- clips and splits ---------------------------------------------------------------------------
+
+
 def _use_synthetic_voices(args) -> None:
     import synthetic
 
@@ -174,46 +180,6 @@ def load_dataset(args) -> tuple[pd.DataFrame, dict]:
     sha256 = hashlib.sha256(labels.read_bytes()).hexdigest()
     shape = check_clips(frame, folder)
     return frame, _read_about(labels, shape) | {"shape": shape, "sha256": sha256}
-
-
-def _lost_peer(error: RuntimeError) -> bool:
-    """Whether another process of torchrun's has gone; gloo says so in a plain RuntimeError."""
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-
-
-@contextmanager
-def _processes(args) -> Iterator[torch.device]:
-    """Yields the device; joins the other processes of torchrun, if there are any."""
-    device = pick_device(args.device)
-    try:
-        if WORLD > 1:
-            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        yield device
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"{device} ran out of memory: lower --batch-size ({args.batch_size})"
-        ) from error
-    except RuntimeError as error:
-        if not _lost_peer(error):
-            raise
-        raise InputError("another process of this run has ended: go on with --resume") from error
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-
-def _linear_probabilities(dataset: SpectrogramDataset, split: dict, seed: int) -> np.ndarray:
-    """The yardstick fitted on the same training people -> (N,) for the test clips."""
-    rng = np.random.default_rng(seed)
-    train = split["train"]
-    if len(train) > LINEAR_CLIPS:
-        train = np.sort(rng.choice(train, LINEAR_CLIPS, replace=False))
-
-    def features(positions):
-        return np.stack([report.linear_features(dataset[i][0].numpy()) for i in positions])
-
-    linear = report.fit_linear(features(train), np.array(dataset.labels)[train])
-    return linear.predict_proba(features(split["test"]))[:, 1]
 
 
 def _plan(args, frame: pd.DataFrame) -> list[dict]:
@@ -260,6 +226,70 @@ def _announce(args, data: dict) -> None:
         say(f"{both} participants stand on BOTH sides of the split: the score will flatter")
 
 
+# --- checkpoint ---------------------------------------------------------------------------------
+
+
+class Checkpoint:
+    """What an interrupted run goes on from: finished folds, and the state of the current one."""
+
+    def __init__(self, args, data: dict):
+        self.path = Path(args.weights).with_suffix(".checkpoint")
+        self.run = {"arguments": _arguments(args), "sha256": data["sha256"]}
+        self.results, self.state = [], None
+        if args.resume:
+            self._load()
+        elif self.path.exists():
+            say(f"{self.path} of an interrupted run is not used: --resume would go on from it")
+
+    def _load(self) -> None:
+        if not self.path.exists():
+            return say(f"no {self.path} to go on from: starting from the beginning")
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            run, self.results, self.state = saved["run"], list(saved["results"]), saved["state"]
+            was, sha256 = dict(run["arguments"]), run["sha256"]
+        except Exception as error:  # torch.load has many ways to say that a file is damaged
+            raise InputError(f"{self.path}: damaged; remove it to start anew") from error
+        differing = [
+            f"{name} was {was.get(name)!r}, is {value!r}"
+            for name, value in self.run["arguments"].items()
+            if was.get(name) != value
+        ]
+        if sha256 != self.run["sha256"]:
+            differing.append("the labels file has changed")
+        if differing:
+            raise InputError(f"{self.path}: of another run: {'; '.join(differing)}")
+        say(f"going on from {self.path}")
+
+    def save(self, state: dict | None) -> None:
+        if RANK == 0:
+            content = {"run": self.run, "results": self.results, "state": state}
+            with write_atomically(self.path) as temporary:
+                torch.save(content, temporary)
+
+    def finish_fold(self, result: dict) -> None:
+        self.results.append(result)
+        self.state = None
+        self.save(None)
+
+
+# --- one split ----------------------------------------------------------------------------------
+
+
+def _linear_probabilities(dataset: SpectrogramDataset, split: dict, seed: int) -> np.ndarray:
+    """The yardstick fitted on the same training people -> (N,) for the test clips."""
+    rng = np.random.default_rng(seed)
+    train = split["train"]
+    if len(train) > LINEAR_CLIPS:
+        train = np.sort(rng.choice(train, LINEAR_CLIPS, replace=False))
+
+    def features(positions):
+        return np.stack([report.linear_features(dataset[i][0].numpy()) for i in positions])
+
+    linear = report.fit_linear(features(train), np.array(dataset.labels)[train])
+    return linear.predict_proba(features(split["test"]))[:, 1]
+
+
 def _train_split(model: nn.Module, dataset, split: dict, args, device, checkpoint) -> dict:
     """Trains `model` on one split and scores the test clips, once."""
     training = Training(model, dataset, split, args, device)
@@ -275,6 +305,9 @@ def _train_split(model: nn.Module, dataset, split: dict, args, device, checkpoin
         "logit": (logits[:, 1] - logits[:, 0]).tolist(),
         "linear": _linear_probabilities(dataset, split, args.seed).tolist(),
     }
+
+
+# --- report -------------------------------------------------------------------------------------
 
 
 def _predictions(frame: pd.DataFrame, splits: list[dict], results: list[dict]) -> pd.DataFrame:
@@ -335,48 +368,33 @@ def _metadata(recipe: Recipe, model_arguments: dict, data: dict, result: dict, t
     }
 
 
-class Checkpoint:
-    """What an interrupted run goes on from: finished folds, and the state of the current one."""
+# --- the run ------------------------------------------------------------------------------------
 
-    def __init__(self, args, data: dict):
-        self.path = Path(args.weights).with_suffix(".checkpoint")
-        self.run = {"arguments": _arguments(args), "sha256": data["sha256"]}
-        self.results, self.state = [], None
-        if args.resume:
-            self._load()
-        elif self.path.exists():
-            say(f"{self.path} of an interrupted run is not used: --resume would go on from it")
 
-    def _load(self) -> None:
-        if not self.path.exists():
-            return say(f"no {self.path} to go on from: starting from the beginning")
-        try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            run, self.results, self.state = saved["run"], list(saved["results"]), saved["state"]
-            was, sha256 = dict(run["arguments"]), run["sha256"]
-        except Exception as error:  # torch.load has many ways to say that a file is damaged
-            raise InputError(f"{self.path}: damaged; remove it to start anew") from error
-        differing = [
-            f"{name} was {was.get(name)!r}, is {value!r}"
-            for name, value in self.run["arguments"].items()
-            if was.get(name) != value
-        ]
-        if sha256 != self.run["sha256"]:
-            differing.append("the labels file has changed")
-        if differing:
-            raise InputError(f"{self.path}: of another run: {'; '.join(differing)}")
-        say(f"going on from {self.path}")
+def _lost_peer(error: RuntimeError) -> bool:
+    """Whether another process of torchrun's has gone; gloo says so in a plain RuntimeError."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
-    def save(self, state: dict | None) -> None:
-        if RANK == 0:
-            content = {"run": self.run, "results": self.results, "state": state}
-            with write_atomically(self.path) as temporary:
-                torch.save(content, temporary)
 
-    def finish_fold(self, result: dict) -> None:
-        self.results.append(result)
-        self.state = None
-        self.save(None)
+@contextmanager
+def _processes(args) -> Iterator[torch.device]:
+    """Yields the device; joins the other processes of torchrun, if there are any."""
+    device = pick_device(args.device)
+    try:
+        if WORLD > 1:
+            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        yield device
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{device} ran out of memory: lower --batch-size ({args.batch_size})"
+        ) from error
+    except RuntimeError as error:
+        if not _lost_peer(error):
+            raise
+        raise InputError("another process of this run has ended: go on with --resume") from error
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _train(recipe: Recipe, args, device: torch.device) -> None:
