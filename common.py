@@ -10,6 +10,7 @@ import mmap
 import os
 import platform
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -216,7 +217,10 @@ class Diverged(Exception):
 def say(*words) -> None:
     """Prints at once, on the first process only."""
     if RANK == 0:
-        print(*words, flush=True)
+        try:
+            print(*words, flush=True)
+        except BrokenPipeError:  # `| head` has seen enough: the work goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def pick_device(name: str) -> torch.device:
@@ -453,7 +457,11 @@ class Training:
                 if signals:
                     raise Interrupted(signals[0])
 
-            while self.epoch <= self.args.epochs and not self.stale():
+            while self.epoch <= self.args.epochs:
+                if self.stale():
+                    epoch, patience = self.best["epoch"], self.args.patience
+                    say(f"no better epoch in {patience}: the weights of epoch {epoch} are kept")
+                    break
                 started = time.monotonic()
                 try:
                     record = self.validate(self.train_epoch(after_step))

@@ -3,6 +3,7 @@
 Shapes: M mel bins, T frames, N clips.
 """
 
+import argparse
 import io
 import math
 import os
@@ -10,7 +11,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +44,24 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(130)
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, as any other."""
+
+    def error(self, message: str):
+        raise InputError(f"{message} (--help lists what there is)")
+
+
 def at_least(low: float, kind: type = int, below: float = math.inf) -> Callable:
     """An argparse type: a number that is not below `low`, but `below` the other."""
+    wanted = "whole number" if kind is int else "number"
+    wanted += f" of at least {low}" + f" and below {below}" * math.isfinite(below)
 
     def number(text: str):
-        if not low <= kind(text) < below:
-            raise ValueError
-        return kind(text)
+        with suppress(ValueError):
+            if low <= kind(text) < below:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no {wanted}")
 
-    number.__name__ = f"number of at least {low}" + f" and below {below}" * math.isfinite(below)
     return number
 
 

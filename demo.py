@@ -42,7 +42,7 @@ import predict
 import prepare
 import report
 from common import CLASS_NAMES, noted_signals, set_malloc
-from dataset import InputError, at_least, run
+from dataset import InputError, Parser, at_least, run
 
 EXAMPLES = Path(__file__).parent / "examples"
 MAX_FILES = 256  # at once
@@ -370,7 +370,7 @@ async def log_in(password: str, _user: str, attempt: str) -> bool:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Serves the page.")
+    parser = Parser(description="Serves the page.")
     add = parser.add_argument
     add("--weights", metavar="FILE", nargs="+", help="default: weights/*, else examples/lstm")
     add("--host", metavar="ADDRESS", help="0.0.0.0 serves the network; default: 127.0.0.1")

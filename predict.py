@@ -36,6 +36,7 @@ from common import (
 )
 from dataset import (
     InputError,
+    Parser,
     check_writable,
     min_max,
     read_labels,
@@ -274,7 +275,7 @@ def score(rows: pd.DataFrame, labels: pd.DataFrame, models: list[tuple], source:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("inputs", metavar="INPUT", type=Path, nargs="+", help=".npy, recording, or a folder")
     weights = "several are an ensemble (default: weights/*, else examples/lstm)"

@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from dataset import LABELS, InputError, check_writable, min_max, run, write_atomically
+from dataset import LABELS, InputError, Parser, check_writable, min_max, run, write_atomically
 
 # The notebooks' clips: 8 s become 8 * 16000 // 512 + 1 = 251 frames of 128 mel bins.
 SETTINGS = {
@@ -760,7 +760,7 @@ def whole_number(text: str) -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Turns recordings into Spectrograms/, dataset.csv and dataset.json.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

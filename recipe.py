@@ -37,6 +37,7 @@ from common import (
 )
 from dataset import (
     InputError,
+    Parser,
     at_least,
     check_clips,
     check_writable,
@@ -63,7 +64,7 @@ class Recipe:
     arguments: tuple  # which flags go to the model's constructor
 
     def parser(self) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             description=f"Trains the {self.name.upper()} and writes its weights and report.",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )

@@ -8,14 +8,14 @@ Shapes: N clips, P participants, R bootstrap resamples, M mel bins, T frames. A 
 predictions has a row per clip: id, label (1 = Depressed), participant, probability, maybe gender.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import betaincinv, expit, ndtr, stdtrit
+
+from dataset import InputError, Parser, run
 
 # scikit-learn and matplotlib are imported where they are used: a second that predicting saves.
 
@@ -394,7 +394,7 @@ def read_run(path):
         frame = pd.DataFrame(pooled["predictions"]).sort_values("id", ignore_index=True)
         return frame.astype({"logit": float, "label": int}), pooled.get("linear"), sha256
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no out-of-fold predictions in it; train with --folds") from error
+        raise InputError(f"{path}: no out-of-fold predictions in it; train with --folds") from error
 
 
 def average_runs(paths):
@@ -404,23 +404,18 @@ def average_runs(paths):
     same = ["id", "participant", "label"]
     for path, (other, _, other_sha256) in zip(paths, runs, strict=True):
         if other_sha256 != sha256 or not other[same].equals(frame[same]):
-            raise ValueError(f"{path}: its clips or labels are not those of {paths[0]}")
+            raise InputError(f"{path}: its clips or labels are not those of {paths[0]}")
     logit = np.mean([other["logit"] for other, _, _ in runs], axis=0)
     return frame.assign(logit=logit, probability=expit(logit)), linear
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Scores runs made with --folds as one ensemble.")
+    parser = Parser(description="Scores runs made with --folds as one ensemble.")
     parser.add_argument("runs", nargs="+", metavar="RUN.json", help="from train_*.py --folds K")
     paths = parser.parse_args().runs
-    try:
-        frame, linear = average_runs(paths)
-    except (OSError, ValueError) as error:
-        print(f"report.py: {error}", file=sys.stderr)
-        return 2
+    frame, linear = average_runs(paths)
     print(format_summary(f"Mean logit of {', '.join(paths)}", summarise(frame), linear))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

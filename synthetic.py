@@ -27,7 +27,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.signal import lfilter
 from tqdm import tqdm
 
-from dataset import InputError, check_writable, run, write_atomically
+from dataset import InputError, Parser, check_writable, run, write_atomically
 from prepare import (
     SETTINGS,
     is_whole,
@@ -319,7 +319,7 @@ def make_dataset(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Makes Spectrograms/ and dataset.csv of voices that nobody has.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

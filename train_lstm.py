@@ -12,8 +12,8 @@ from recipe import Recipe, train
 def add_arguments(add):
     add("--steps", choices=("time", "mel"), default="time", help="what the LSTM walks along")
     add("--pool", choices=("mean", "last"), default="mean", help="which steps' output decides")
-    add("--hidden-size", metavar="UNITS", type=at_least(1), default=128)
-    add("--num-layers", metavar="N", type=at_least(1), default=2)
+    add("--hidden-size", metavar="UNITS", type=at_least(1), default=128, help="of a layer")
+    add("--num-layers", metavar="N", type=at_least(1), default=2, help="one on the other")
     share = at_least(0, float, below=1)
     emphasis = "of changes from frame to frame, below 1; 0 is the notebook's input"
     add("--emphasis", metavar="A", type=share, default=0.9, help=emphasis)

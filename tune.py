@@ -30,6 +30,7 @@ import train_lstm
 from common import Diverged, Interrupted, SpectrogramDataset, Training, pick_device
 from dataset import (
     InputError,
+    Parser,
     at_least,
     check_writable,
     run,
@@ -288,7 +289,7 @@ def write_command(args) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Searches a recipe's hyperparameters.")
+    parser = Parser(description="Searches a recipe's hyperparameters.")
     models = parser.add_subparsers(dest="model", required=True)
     for name, recipe in RECIPES.items():
         known = recipe.parser()

@@ -12,6 +12,7 @@ import argparse
 import multiprocessing
 import re
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,9 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import trange
+
+from dataset import run
 
 ROWS = ("notebook", "ours, fp32", "ours, auto", "ours, auto, recipe")
 GFLOP_PER_CLIP = {"cnn": 2 * 3 * 0.3356}  # 335.6 MMAC forward; the backward pass costs twice that
@@ -177,6 +181,7 @@ def make_loop(name, who, folder, labels):
 
 def time_epochs(pipe, *loop):
     """A loop's process: trains an epoch whenever asked to, and answers with its seconds."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark's process ends this one
     epoch = make_loop(*loop)
     while pipe.recv():
         pipe.send(seconds(epoch))
@@ -186,7 +191,8 @@ def time_epochs(pipe, *loop):
 def start(*loop):
     """-> the pipe to a loop's process."""
     pipe, its_end = multiprocessing.Pipe()
-    multiprocessing.get_context("spawn").Process(target=time_epochs, args=(its_end, *loop)).start()
+    process = multiprocessing.get_context("spawn").Process
+    process(target=time_epochs, args=(its_end, *loop), daemon=True).start()
     its_end.close()  # so that a process that fails is noticed
     return pipe
 
@@ -199,7 +205,8 @@ def ask(pipe, wanted):
 def measure(name, folder, labels, clips, epochs):
     """Prints the table of one model."""
     pipes = {who: start(name, who, folder, labels) for who in ROWS}
-    rounds = [[ask(pipe, True) for pipe in pipes.values()] for _ in range(epochs + 1)]
+    turns = trange(epochs + 1, desc=f"{name}, epochs of each loop", leave=False)
+    rounds = [[ask(pipe, True) for pipe in pipes.values()] for _ in turns]
     times = dict(zip(ROWS, np.transpose(rounds[1:]), strict=True))  # the first warmed up
     peaks = {who: ask(pipe, False) for who, pipe in pipes.items()}
     print(f"\n{name.upper()}, {clips} clips of (128, 251), batches of 32, {epochs} epoch(s)")
@@ -232,4 +239,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -251,7 +251,7 @@ def test_centralised_gradients_lack_what_a_units_inputs_have_in_common(small_dat
         torch.testing.assert_close(gradients[1][name], expected, atol=1e-7, rtol=1e-4)
 
 
-def test_the_epoch_of_least_validation_loss_is_kept(small_dataset, monkeypatch):
+def test_the_epoch_of_least_validation_loss_is_kept(small_dataset, monkeypatch, capsys):
     flags = ("--patience", 2, "--epochs", 9, "--schedule", "constant")
     training = training_of(small_dataset, train_lstm.RECIPE, *flags)
     losses = iter([0.9, 0.5, 0.6, 0.7, 0.1])
@@ -269,6 +269,7 @@ def test_the_epoch_of_least_validation_loss_is_kept(small_dataset, monkeypatch):
     monkeypatch.setattr(training, "predict", scripted)
     training.fit()
     assert [record["epoch"] for record in training.history] == [1, 2, 3, 4]
+    assert "no better epoch in 2: the weights of epoch 2 are kept" in capsys.readouterr().out
     assert training.history[1]["val_loss"] == pytest.approx(0.5, abs=1e-5)
     assert training.best["epoch"] == 2
     kept = training.model.state_dict()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import call_script, told
 from scipy.stats import binomtest, norm, t
 from sklearn import metrics
 
@@ -454,13 +455,7 @@ def write_run(path, frame, sha256="abc", **more):
     return str(path)
 
 
-def run_main(capsys, monkeypatch, *paths):
-    monkeypatch.setattr(sys, "argv", ["report.py", *paths])
-    status = report.main()
-    return status, *capsys.readouterr()
-
-
-def test_ensemble_is_the_mean_of_the_logits(tmp_path, capsys, monkeypatch):
+def test_ensemble_is_the_mean_of_the_logits(tmp_path):
     one, other = with_gender(simulate(20)), with_gender(simulate(20))
     other["logit"] = np.random.default_rng(1).normal(size=len(other))
     linear = report.summarise(one)
@@ -468,17 +463,17 @@ def test_ensemble_is_the_mean_of_the_logits(tmp_path, capsys, monkeypatch):
         write_run(tmp_path / "cnn.json", one, linear=linear),
         write_run(tmp_path / "lstm.json", other.sample(frac=1, random_state=0)),
     )
-    status, out, err = run_main(capsys, monkeypatch, *paths)
+    process = call_script("report.py", *paths)
     together = one.assign(probability=1 / (1 + np.exp(-(one["logit"] + other["logit"]) / 2)))
     summary = report.summarise(together.sort_values("id"))
     title = f"Mean logit of {', '.join(paths)}"
-    assert (status, err) == (0, "")
-    assert out == report.format_summary(title, summary, linear) + "\n"
-    assert "female: " in out
-    assert run_main(capsys, monkeypatch, write_run(tmp_path / "a.json", one))[0] == 0
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout == report.format_summary(title, summary, linear) + "\n"
+    assert "female: " in process.stdout
+    assert call_script("report.py", write_run(tmp_path / "a.json", one)).returncode == 0
 
 
-def test_runs_on_other_clips_are_refused_in_one_line(tmp_path, capsys, monkeypatch):
+def test_runs_on_other_clips_are_refused_in_one_line(tmp_path):
     frame = simulate(20)
     good = write_run(tmp_path / "good.json", frame)
     (tmp_path / "broken.json").write_text("{")
@@ -491,6 +486,5 @@ def test_runs_on_other_clips_are_refused_in_one_line(tmp_path, capsys, monkeypat
         "sha256": write_run(tmp_path / "sha256.json", frame, sha256="abd"),
     } | {name: str(tmp_path / f"{name}.json") for name in ("missing", "broken", "test", "list")}
     for path in others.values():
-        status, out, err = run_main(capsys, monkeypatch, good, path)
-        assert (status, out, err.count("\n")) == (2, "", 1)
-        assert err.startswith("report.py: ") and path in err
+        process = call_script("report.py", good, path)
+        assert path in told(process) and not process.stdout
