@@ -6,6 +6,7 @@ Shapes: M mel bins, T frames, N clips.
 import argparse
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -383,6 +384,8 @@ def _processes(args) -> Iterator[torch.device]:
     device = pick_device(args.device)
     try:
         if WORLD > 1:
+            # Of a convolution with one input channel, whose strides can be told in two ways.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         yield device
     except torch.OutOfMemoryError as error:

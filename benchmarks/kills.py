@@ -7,7 +7,6 @@ written, the weights are renamed. What counts is the outcome: the same bytes in 
 a file that does not load.
 """
 
-import argparse
 import random
 import subprocess
 import sys
@@ -18,9 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from conftest import write_clips, write_weights
+from conftest import data_flags, write_clips, write_weights
 
 import common
+from dataset import Parser, at_least, run
 
 # The script with a checkpoint after every step, so that many kills fall into its writing.
 TRAIN = """
@@ -68,8 +68,7 @@ def kill(process, delay):
 
 def kill_training(folder, kills, rng):
     """Returns in how many of `kills` interrupted runs the resumed weights were the same bytes."""
-    flags = ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
-    flags += ["--epochs", 10, "--batch-size", 8]
+    flags = [*data_flags(folder), "--epochs", 10, "--batch-size", 8]
     whole, cut = folder / "whole.safetensors", folder / "cut.safetensors"
     usual = finish(start(TRAIN, *flags, "--weights", whole, line=BEGUN))
     killed = torn = same = 0
@@ -107,8 +106,8 @@ def kill_writing(folder, kills, rng):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50, metavar="N")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=at_least(1), default=50, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     args = parser.parse_args()
     rng = random.Random(args.seed)
@@ -121,4 +120,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -8,7 +8,6 @@ multiplication reaches here in the same run. Clips are random: speed does not de
 Each loop has a process of its own, as how common takes memory would help the notebooks' too.
 """
 
-import argparse
 import multiprocessing
 import re
 import resource
@@ -27,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import trange
 
-from dataset import run
+from dataset import Parser, at_least, run
 
 ROWS = ("notebook", "ours, fp32", "ours, auto", "ours, auto, recipe")
 GFLOP_PER_CLIP = {"cnn": 2 * 3 * 0.3356}  # 335.6 MMAC forward; the backward pass costs twice that
@@ -222,9 +221,9 @@ def measure(name, folder, labels, clips, epochs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=3, metavar="N")
-    parser.add_argument("--clips", type=int, default=464, metavar="N", help="the notebooks' 464")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=at_least(1), default=3, metavar="N")
+    parser.add_argument("--clips", type=at_least(1), default=464, metavar="N", help="theirs: 464")
     args = parser.parse_args()
     threads = torch.get_num_threads()
     print(

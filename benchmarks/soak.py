@@ -7,7 +7,6 @@ may be told so. Besides, there must be no server error, no growing memory (Linux
 file left after SIGTERM.
 """
 
-import argparse
 import contextlib
 import csv
 import io
@@ -34,8 +33,8 @@ import numpy as np
 from test_dataset import HOSTILE
 from test_demo import file_data, hearing_weights, serving, stop, write_inputs
 
-import dataset
 import predict
+from dataset import Parser, at_least, run
 
 MAX_GROWTH_MB = 100
 TOLERANCE = 1e-6  # of a probability: other batches round differently
@@ -306,7 +305,7 @@ def report(visits):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--minutes",
         type=float,
@@ -314,7 +313,7 @@ def main():
         metavar="N",
         help="a fifth of them warms up (default: 10)",
     )
-    parser.add_argument("--clients", type=int, default=16, metavar="N", help="default: 16")
+    parser.add_argument("--clients", type=at_least(1), default=16, metavar="N", help="default: 16")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is stopped too
@@ -337,4 +336,4 @@ def main():
 
 
 if __name__ == "__main__":
-    dataset.run(main)
+    run(main)

@@ -21,12 +21,13 @@ from dataset import InputError, run
 ROOT = Path(__file__).parent.parent
 FUZZ = int(os.environ.get("FUZZ", 2000))  # hostile inputs per reader; FUZZ=100000 pytest -k fuzz
 SHAPE = (16, 24)
+# One second of 8 kHz makes a clip of SHAPE: 8000 // 340 + 1 frames.
 SOUND = {"sample_rate": 8000, "n_fft": 512, "hop_length": 340, "n_mels": 16, "clip_seconds": 1}
 QUICK = ("--epochs", 2, "--batch-size", 8)
 SHARED = ROOT.parent / "shared" / "data"  # real speech, where it is at hand
 
 
-def write_clips(folder, participants=12, clips=6, shape=(16, 24), seed=0, labels=None):
+def write_clips(folder, participants=12, clips=6, shape=SHAPE, seed=0, labels=None):
     """Spectrograms/ and dataset.csv of made-up people; label 1 is louder in the low bins."""
     rng = np.random.default_rng(seed)
     folder = Path(folder)
@@ -106,13 +107,14 @@ def call_script(script, *arguments):
     return subprocess.CompletedProcess(script, status, out.getvalue(), err.getvalue())
 
 
+def data_flags(folder):
+    """The flags that name what write_clips wrote."""
+    return ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
+
+
 def train(script, folder, out, *arguments):
     """Runs a training script on a folder of write_clips."""
-    return call_script(
-        script,
-        *("--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"),
-        *("--weights", out, *arguments),
-    )
+    return call_script(script, *data_flags(folder), "--weights", out, *arguments)
 
 
 fuzzed = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))

@@ -18,6 +18,7 @@ from conftest import (
     ROOT,
     SHAPE,
     SOUND,
+    data_flags,
     fuzzed,
     refused_or_read,
     write_clips,
@@ -192,8 +193,7 @@ def test_masks_are_at_most_20_wide_and_silent():
 
 def training_of(folder, recipe=train_lstm.RECIPE, *flags):
     """A Training on a small dataset, as the scripts make it."""
-    where = ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
-    args = recipe.parse([str(a) for a in (*where, *QUICK, *flags)])
+    args = recipe.parse([str(a) for a in (*data_flags(folder), *QUICK, *flags)])
     frame, data = load_dataset(args)
     split = split_clips(frame, "participant", args.seed, validate=args.patience > 0)
     dataset = common.SpectrogramDataset(frame, args.spectrograms)

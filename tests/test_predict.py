@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import SHARED, call_script, told, write_clips, write_weights
+from conftest import SHAPE, SHARED, SOUND, call_script, told, write_clips, write_weights
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,10 +17,6 @@ import prepare
 import report
 from common import NOTICE, SYNTHETIC_NOTICE, load_weights, save_weights
 from dataset import InputError, min_max, read_spectrogram
-
-SHAPE = (16, 24)
-# One second of 8 kHz makes a clip of SHAPE: 8000 // 340 + 1 frames.
-SOUND = {"sample_rate": 8000, "n_fft": 512, "hop_length": 340, "n_mels": 16, "clip_seconds": 1}
 
 
 def make_weights(path, name="lstm", seed=0, **changes):

@@ -21,6 +21,7 @@ from conftest import (
     SHARED,
     SOUND,
     call_script,
+    data_flags,
     run_script,
     told,
     train,
@@ -159,7 +160,7 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(small_dataset, tmp_path
     two = tmp_path / "two.csv"
     pd.read_csv(labels, dtype=str).iloc[:12].to_csv(two, index=False)
     assert "2 participants" in complain("--spectrograms", clips, "--labels", two)
-    given = ("--spectrograms", clips, "--labels", labels)
+    given = data_flags(small_dataset)
     assert "only 12 participants" in complain(*given, "--folds", 13)
     assert "PyTorch cannot use it" in complain(*given, "--device", "xpu")
     broken = tmp_path / "broken" / "dataset.csv"
@@ -197,7 +198,7 @@ def test_sigterm_saves_and_resume_ends_with_the_same_weights(tmp_path):
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     assert train("train_lstm.py", folder, whole, *flags).returncode == 0
     command = [sys.executable, ROOT / "train_lstm.py", "--weights", cut, *map(str, flags)]
-    command += ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
+    command += data_flags(folder)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("epoch   2"):
@@ -241,8 +242,7 @@ def test_clips_that_vanish_in_mid_run_are_one_line_and_the_run_goes_on(tmp_path)
 def test_training_goes_on_when_nobody_reads_its_output(small_dataset, tmp_path):
     out = tmp_path / "w.safetensors"
     command = [sys.executable, ROOT / "train_lstm.py", "--weights", out, *map(str, QUICK)]
-    command += ["--labels", small_dataset / "dataset.csv"]
-    command += ["--spectrograms", small_dataset / "Spectrograms"]
+    command += data_flags(small_dataset)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()  # as `| head` does, sooner or later
     assert process.stderr.read() == b"" and process.wait() == 0
@@ -320,8 +320,7 @@ def test_two_processes_end_with_the_weights_of_one_and_survive_a_kill(tmp_path):
     folder = write_clips(tmp_path / "d", 12, 7)
     # No emphasis: on noise it lets rounding errors grow from step to step.
     flags = ["--epochs", 12, "--batch-size", 8, "--dropout", 0, "--no-augment", "--emphasis", 0]
-    flags += ["--precision", "fp32", "--patience", 0, "--labels", folder / "dataset.csv"]
-    flags += ["--centralise", "--spectrograms", folder / "Spectrograms"]
+    flags += ["--precision", "fp32", "--patience", 0, "--centralise", *data_flags(folder)]
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     assert call_script("train_lstm.py", *flags, "--weights", one).returncode == 0
     process = torchrun("train_lstm.py", *flags, "--weights", two)
@@ -340,9 +339,7 @@ def test_two_processes_end_with_the_weights_of_one_and_survive_a_kill(tmp_path):
 
 def test_two_processes_train_the_cnn_without_a_warning(small_dataset, tmp_path):
     out = tmp_path / "cnn.safetensors"
-    flags = ["--labels", small_dataset / "dataset.csv", "--weights", out]
-    flags += ["--spectrograms", small_dataset / "Spectrograms"]
-    process = torchrun("train_cnn.py", *QUICK, *flags)
+    process = torchrun("train_cnn.py", *QUICK, *data_flags(small_dataset), "--weights", out)
     said = process.communicate()[0]
     assert process.returncode == 0 and "warn" not in said.lower(), said
     assert load_weights(out)[1]["model"] == "cnn"

@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from conftest import ROOT, call_script, told, write_clips
+from conftest import ROOT, call_script, data_flags, told, write_clips
 from optuna.trial import TrialState
 
 import train_lstm
@@ -42,9 +42,8 @@ def write_parity_clips(folder):
 
 def flags(folder, *more):
     """What to tune on, and where to write: beside the clips."""
-    data = ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
     places = ["--storage", f"sqlite:///{folder}/tune.db", "--picture", folder / "tune.png"]
-    return ["lstm", *data, *places, "--folds", "2", *more]
+    return ["lstm", *data_flags(folder), *places, "--folds", "2", *more]
 
 
 def read_study(folder):
