@@ -1,47 +1,38 @@
-"""Dataset, models, train/eval loop and weights files, shared by every script.
+"""Dataset, models, augmentation, training loop and weights files, shared by every script.
 
 Shapes: B batch, M mel bins, T frames, C classes (0 Not Depressed, 1 Depressed), N clips.
 """
 
-import ctypes
-import hashlib
+import importlib
+import inspect
 import json
-import mmap
-import os
-import platform
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-import report
-from dataset import MAX_CLIP_BYTES, InputError, read_spectrogram, write_atomically
-
-CLASS_NAMES = report.CLASS_NAMES
-NOTICE = (
-    "This is not a diagnosis. It is a research model's guess from a few seconds of sound; "
-    "it can be wrong, and only a professional can assess depression."
+from speech.cli import (
+    RANK,
+    WORLD,
+    InputError,
+    deferred_signals,
+    open_file,
+    print0,
+    write_atomically,
 )
-SYNTHETIC_NOTICE = "Trained on synthetic voices: its verdicts mean nothing about real people."
-TEMPERATURES = (1.0, 5.0)  # bounds: a few validation people must not make the model more certain
-CHECKPOINT_SECONDS = 60.0
-# mallopt's numbers
-MALLOC = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4, "arena_max": -8}
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
-
+from speech.dataset import read_spectrogram
+from speech.device import convolve, pick_precision, reuse_freed_memory, to_onednn
+from speech.metadata import check_metadata
 
 # --- dataset ------------------------------------------------------------------------------------
 
@@ -49,64 +40,73 @@ RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 class SpectrogramDataset(Dataset):
     """Clips read on demand: item i is (float32 tensor (M, T) in [0, 1], label)."""
 
-    def __init__(self, frame: pd.DataFrame, folder: str | Path):
-        self.ids, self.labels = frame["id"].tolist(), frame["label"].tolist()
-        self.folder = str(folder)
+    def __init__(self, paths: Iterable[str], labels: Iterable[int]):
+        self.paths, self.labels = list(paths), list(labels)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        path = os.path.join(self.folder, self.ids[index] + ".npy")
         try:
-            return torch.from_numpy(read_spectrogram(path)), self.labels[index]
+            return torch.from_numpy(read_spectrogram(self.paths[index])), self.labels[index]
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+            raise InputError(f"{self.paths[index]}: {error}") from error
 
 
 # --- models -------------------------------------------------------------------------------------
 
+MODELS = {}  # name: class, of those defined so far; find_model knows the others
 
-def emphasise(x: torch.Tensor, emphasis: float) -> torch.Tensor:
+
+class SpectrogramModel(nn.Module):
+    """A network (B, M, T) -> logits (B, C), known by its name and rebuilt from its arguments.
+
+    `class CRNN(SpectrogramModel, name="crnn")` in train_crnn.py is all that it takes to be
+    trained, saved, loaded, tuned and served. Its constructor takes n_mels, n_frames and numbers,
+    strings or booleans: they are kept in `arguments`, and go into the weights file.
+    """
+
+    def __init_subclass__(cls, name: str) -> None:
+        cls.name = name
+        MODELS[name] = cls
+
+    def __new__(cls, *args, **kwargs):
+        model = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind(model, *args, **kwargs)
+        bound.apply_defaults()
+        _, *arguments = bound.arguments.items()  # without self
+        object.__setattr__(model, "arguments", dict(arguments))
+        return model
+
+
+class Emphasis(nn.Module):
     """Makes changes from frame to frame stand out of (B, M, T): (x[t] - a x[t-1]) / (1 - a).
 
     What does not change keeps its level. 0 is the notebooks' input. The idea is that of RASTA
     (Hermansky & Morgan 1994): the voice moves, the room and the microphone do not.
     """
-    if not emphasis:
-        return x
-    changes = (x[..., 1:] - emphasis * x[..., :-1]) / (1 - emphasis)
-    return torch.cat([x[..., :1], changes], -1)
+
+    def __init__(self, a: float):
+        super().__init__()
+        if not 0 <= a < 1:
+            raise InputError(f"emphasis {a}, expected a number >= 0 and < 1")
+        self.a = a
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.a:
+            return x
+        changes = (x[..., 1:] - self.a * x[..., :-1]) / (1 - self.a)
+        return torch.cat([x[..., :1], changes], -1)
 
 
-def _in_onednn(x: torch.Tensor) -> torch.Tensor:
-    """`x` in oneDNN's own layout on processors for which it has fast code, else as it is.
-
-    Batch-norm and pooling there make a step 1.2 times faster than PyTorch's own.
-    """
-    bf16 = torch.is_autocast_enabled("cpu")
-    fast = torch.backends.cpu.get_cpu_capability() in (("AVX512",) if bf16 else ("AVX512", "AVX2"))
-    if x.device.type != "cpu" or not (fast and torch.backends.mkldnn.is_available()):
-        return x
-    return x.to_mkldnn(torch.bfloat16 if bf16 else torch.float32)
-
-
-def _convolve(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """`conv(x)`; in oneDNN's layout torch.nn refuses bf16, which oneDNN itself takes."""
-    if not x.is_mkldnn:
-        return conv(x)
-    bias, how = conv.bias.to(x.dtype), (conv.padding, conv.stride, conv.dilation, conv.groups)
-    return torch.mkldnn_convolution(x, conv.weight, bias, *how)
-
-
-class CNNDNN(nn.Module):
+class CNNDNN(SpectrogramModel, name="cnn"):
     """Three convolutions, three dense layers (CNN-DNN.ipynb); 32,665,410 weights at (128, 251)."""
 
     def __init__(self, n_mels=128, n_frames=251, dropout=0.5, emphasis=0.0):
         super().__init__()
-        if min(n_mels, n_frames) < 8:
+        if min(n_mels, n_frames) < 8:  # three poolings by 2 would leave nothing
             raise InputError(f"({n_mels}, {n_frames}) is too small for the CNN; try the LSTM")
-        self.emphasis = emphasis
+        self.emphasise = Emphasis(emphasis)
         self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
         self.conv3 = nn.Conv2d(64, 128, kernel_size=3, padding=1)
@@ -124,19 +124,19 @@ class CNNDNN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, M, T) in [0, 1] -> logits (B, C)."""
-        x = emphasise(x, self.emphasis).unsqueeze(1)
-        x = _in_onednn(x) if self.training else x  # evaluation gains little
+        x = self.emphasise(x).unsqueeze(1)
+        x = to_onednn(x) if self.training else x  # evaluation gains little
         # ReLU after the pooling: the same function, as both are monotonic, on a quarter of the data
-        x = self.relu(self.pool(self.batchnorm1(_convolve(self.conv1, x))))  # (B, 32, M/2, T/2)
-        x = self.relu(self.pool(self.batchnorm2(_convolve(self.conv2, x))))  # (B, 64, M/4, T/4)
-        x = self.relu(self.pool(self.batchnorm3(_convolve(self.conv3, x))))  # (B, 128, M/8, T/8)
+        x = self.relu(self.pool(self.batchnorm1(convolve(self.conv1, x))))  # (B, 32, M/2, T/2)
+        x = self.relu(self.pool(self.batchnorm2(convolve(self.conv2, x))))  # (B, 64, M/4, T/4)
+        x = self.relu(self.pool(self.batchnorm3(convolve(self.conv3, x))))  # (B, 128, M/8, T/8)
         x = x.to_dense() if x.is_mkldnn else x
         x = self.dropout(self.relu(self.fc1(x.flatten(1))))
         x = self.dropout(self.relu(self.fc2(x)))
         return self.fc3(x)
 
 
-class LSTMClassifier(nn.Module):
+class LSTMClassifier(SpectrogramModel, name="lstm"):
     """Two stacked LSTM layers and a dense one (LSTM.ipynb); 327,426 weights at (128, 251)."""
 
     def __init__(
@@ -153,7 +153,8 @@ class LSTMClassifier(nn.Module):
         super().__init__()
         if steps not in ("mel", "time") or pool not in ("last", "mean"):
             raise InputError(f"steps {steps!r}, pool {pool!r}: expected mel or time, last or mean")
-        self.steps, self.pool, self.emphasis = steps, pool, emphasis
+        self.steps, self.pool = steps, pool
+        self.emphasise = Emphasis(emphasis)
         input_size = n_frames if steps == "mel" else n_mels
         self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
         self.fc = nn.Linear(hidden_size, 2)
@@ -161,44 +162,73 @@ class LSTMClassifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, M, T) in [0, 1] -> logits (B, C)."""
-        x = emphasise(x, self.emphasis)
-        if self.steps == "time":
+        x = self.emphasise(x)
+        if self.steps == "time":  # the notebook walked along the mel bins, meaning the frames
             x = x.transpose(1, 2)
         out, _ = self.lstm(x)  # (B, steps, hidden_size)
         out = out.mean(1) if self.pool == "mean" else out[:, -1]
         return self.fc(self.dropout(out))
 
 
+def list_models() -> list[str]:
+    """The names of all models: every train_NAME.py beside this file trains one."""
+    scripts = Path(__file__).parent.glob("train_*.py")
+    return sorted(script.stem.removeprefix("train_") for script in scripts)
+
+
+def find_model(name: str) -> type[SpectrogramModel]:
+    """The class of a model. A weights file names it, and never brings code: what is imported
+    for an unknown name is this repository's own train_NAME.py, or nothing.
+    """
+    if name not in MODELS and name in list_models():
+        importlib.import_module(f"train_{name}")
+    if name not in MODELS:
+        raise InputError(f"model {name!r:.50}, expected one of {', '.join(list_models())}")
+    return MODELS[name]
+
+
 # --- augmentation -------------------------------------------------------------------------------
 
+MAX_MASK = 20  # bins and frames, at strength 1; the notebooks suggest 20 of each
 
-MAX_MASK = 20  # bins and frames, at strength 1
+
+def rotate_in_time(x: torch.Tensor, strength: float) -> torch.Tensor:
+    """Starts each clip of (B, M, T) at a random frame; what was before follows at the end.
+
+    Where a clip was cut out of the speech means nothing: no frame may stand for a label.
+    """
+    clips, mels, frames = x.shape
+    rotated = (torch.arange(frames) + torch.randint(frames, (clips, 1, 1))) % frames
+    return x.gather(2, rotated.expand(clips, mels, frames).to(x.device))
 
 
-def _mask(x: torch.Tensor, dim: int, strength: float) -> torch.Tensor:
-    """Silences a random band of bins (dim 1) or frames (dim 2) in every clip of (B, M, T)."""
+def mask(x: torch.Tensor, strength: float, dim: int) -> torch.Tensor:
+    """Silences a random band of bins (dim 1) or frames (dim 2) in every clip of (B, M, T).
+
+    SpecAugment (Park et al. 2019): no single band or moment can be all that decides.
+    """
     size = x.shape[dim]
     width = torch.randint(min(round(MAX_MASK * strength), size) + 1, (len(x), 1, 1))
     start = (torch.rand(len(x), 1, 1) * (size - width + 1)).long()
     place = torch.arange(size).view((1, -1, 1) if dim == 1 else (1, 1, -1))
     band = (place >= start) & (place < start + width)
-    return x.masked_fill(band.to(x.device), 0.0)
+    return x.masked_fill(band.to(x.device), 0.0)  # 0 is a clip's lowest level
+
+
+AUGMENTATIONS = [rotate_in_time, partial(mask, dim=1), partial(mask, dim=2)]  # in this order
 
 
 def augment(x: torch.Tensor, strength: float) -> torch.Tensor:
-    """Each clip of (B, M, T) turned in time and masked (SpecAugment, Park et al. 2019).
-
-    Args:
-        strength: 1 masks up to 20 bins and up to 20 frames.
-    """
-    clips, mels, frames = x.shape
-    turned = (torch.arange(frames) + torch.randint(frames, (clips, 1, 1))) % frames
-    x = x.gather(2, turned.expand(clips, mels, frames).to(x.device))
-    return _mask(_mask(x, 1, strength), 2, strength)
+    """Each clip of (B, M, T) changed at random by every one of AUGMENTATIONS; 0 changes none."""
+    for change in AUGMENTATIONS if strength else ():
+        x = change(x, strength)
+    return x
 
 
 # --- training -----------------------------------------------------------------------------------
 
+CHECKPOINT_SECONDS = 60.0  # the most that a power cut costs
+TEMPERATURES = (1.0, 5.0)  # bounds: a few validation people must not make the model more certain
 SCHEDULES = {
     "onecycle": torch.optim.lr_scheduler.OneCycleLR,  # Smith & Topin 2018
     "constant": lambda optimizer, *_: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
@@ -210,90 +240,14 @@ class Interrupted(Exception):
 
 
 class Diverged(Exception):
-    """The loss is no longer a number."""
-
-
-def say(*words) -> None:
-    """Prints at once, on the first process only."""
-    if RANK == 0:
-        try:
-            print(*words, flush=True)
-        except BrokenPipeError:  # `| head` has seen enough: the work goes on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the accelerator where PyTorch sees one; torchrun gives each process its own."""
-    if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        name = found.type if found else "cpu"
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name}: PyTorch cannot use it here; try cpu") from error
-    return torch.device(name)
-
-
-def pick_precision(name: str, device: torch.device):
-    """The autocast context for auto, fp32 or bf16.
-
-    auto is bf16 where the processor or GPU multiplies it natively; elsewhere bf16 is slower.
-    """
-    if device.type == "cpu":
-        flags = torch.cpu.get_capabilities()
-        native = bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
-    else:
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    enabled = name == "bf16" or (name == "auto" and native)
-    return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
-
-
-def set_malloc(**options: int) -> None:
-    """Sets how the C library takes and keeps memory, where that is glibc: MALLOC's options."""
-    with suppress(AttributeError, TypeError, OSError):  # other systems have no mallopt
-        for name, value in options.items():
-            ctypes.CDLL(None).mallopt(MALLOC[name], value)
-
-
-@cache
-def keep_memory(reserve: int = 2**32) -> None:
-    """Makes glibc keep what tensors free for those to come, and in huge pages.
-
-    Else every step waits for the system to clear the same memory again: up to twice the time.
-
-    Args:
-        reserve: bytes of address space that get huge pages. No memory is taken until it is used.
-    """
-    set_malloc(mmap_max=0, trim_threshold=-1)
-    with suppress(AttributeError, TypeError, OSError):
-        advice, libc = mmap.MADV_HUGEPAGE, ctypes.CDLL(None)
-        libc.malloc.restype = ctypes.c_void_p
-        if start := libc.malloc(ctypes.c_size_t(reserve)):
-            page = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE  # the first whole one
-            libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(start + reserve - page), advice)
-            libc.free(ctypes.c_void_p(start))
-
-
-@contextmanager
-def noted_signals() -> Iterator[list]:
-    """Yields the list of Ctrl-C and SIGTERM received, for the loop to look at between batches."""
-    noted = []
-    before = {
-        number: signal.signal(number, lambda received, _: noted.append(received))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """A loss or a weight is not finite."""
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, batches, autocast=None) -> np.ndarray:
-    """Logits (N, C), float32, of an iterable of tensors (B, M, T); leaves `model` in eval mode."""
+def predict_logits(
+    model: nn.Module, batches: Iterable, autocast: AbstractContextManager | None = None
+) -> np.ndarray:
+    """Logits (N, C), float32, of tensors (B, M, T); leaves `model` in eval mode."""
     device = next(model.parameters()).device
     model.eval()
     with autocast or nullcontext():
@@ -301,6 +255,7 @@ def predict_logits(model: nn.Module, batches, autocast=None) -> np.ndarray:
     return torch.cat(logits).numpy() if logits else np.empty((0, 2), np.float32)
 
 
+@dataclass(kw_only=True, eq=False)
 class Training:
     """One run of one model on one split; `state()` is all that a checkpoint needs.
 
@@ -309,46 +264,72 @@ class Training:
     step is seeded by the step's number, so that no random state has to be kept.
     """
 
-    def __init__(self, model: nn.Module, dataset: Dataset, split: dict, args, device):
-        keep_memory()
+    model: nn.Module
+    dataset: SpectrogramDataset
+    split: dict[str, np.ndarray]  # positions of the train, val and test clips
+    device: torch.device
+    epochs: int
+    batch_size: int  # clips per step, of all processes together
+    lr: float  # at the schedule's peak
+    schedule: str  # of SCHEDULES
+    weight_decay: float  # AdamW's; 0 is Adam
+    centralise: bool  # gradient centralisation
+    patience: int  # epochs; 0 keeps the last epoch
+    augment: float  # strength; 0 is none
+    balance: bool  # weight the classes
+    seed: int
+    workers: int  # processes that read clips
+    precision: str  # auto, fp32 or bf16
+
+    def __post_init__(self) -> None:
+        reuse_freed_memory()
         # 1.5 to 3 times faster, but for training in oneDNN's own layout.
-        self.model = model.to(device, memory_format=torch.channels_last)
-        self.dataset, self.split, self.args = dataset, split, args
-        self.device, self.autocast = device, pick_precision(args.precision, device)
-        self.labels = np.array(dataset.labels)
-        self.network = nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
+        self.model.to(self.device, memory_format=torch.channels_last)
+        self.network = self.model
+        if WORLD > 1:
+            self.network = nn.parallel.DistributedDataParallel(self.model)
+        self.autocast = pick_precision(self.precision, self.device)
+        weights = self.model.parameters()
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True
+            weights, self.lr, weight_decay=self.weight_decay, fused=True
         )
-        self.steps = -(-len(split["train"]) // args.batch_size)  # per epoch
-        self.schedule = SCHEDULES[args.schedule](self.optimizer, args.lr, args.epochs * self.steps)
-        counts = np.bincount(self.labels[split["train"]], minlength=2)
-        weights = counts.sum() / (2 * counts) if args.balance else np.ones(2)
-        self.class_weights = torch.tensor(weights, dtype=torch.float32, device=device)
-        self.change = partial(augment, strength=args.augment) if args.augment else nn.Identity()
-        self.centred = [p for p in model.parameters() if p.ndim > 1] if args.centralise else []
-        self.epoch, self.batch, self.losses = 1, 0, torch.zeros(self.steps, device=device)
+        self.steps = -(-len(self.split["train"]) // self.batch_size)  # per epoch
+        self.scheduler = SCHEDULES[self.schedule](self.optimizer, self.lr, self.epochs * self.steps)
+        self.labels = np.array(self.dataset.labels)
+        self.class_weights = self.weight_classes().to(self.device)
+        self.centralised = [p for p in self.model.parameters() if self.centralise and p.ndim > 1]
+        self.epoch, self.batch = 1, 0
+        self.losses = torch.zeros(self.steps, device=self.device)  # of this epoch's batches
         self.history, self.best = [], None
 
+    def weight_classes(self) -> torch.Tensor:
+        """Weights (C,), inverse to the classes' shares: the rarer one counts as much in all."""
+        counts = np.bincount(self.labels[self.split["train"]], minlength=2)
+        weights = counts.sum() / (2 * counts) if self.balance else np.ones(2)
+        return torch.tensor(weights, dtype=torch.float32)
+
     def state(self) -> dict:
-        parts = ("model", "optimizer", "schedule")
-        state = {name: getattr(self, name).state_dict() for name in parts}
+        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.scheduler}
+        state = {name: part.state_dict() for name, part in parts.items()}
         progress = ("epoch", "batch", "losses", "history", "best")
         return state | {"progress": {name: getattr(self, name) for name in progress}}
 
     def load_state(self, state: dict) -> None:
-        for name in ("model", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["schedule"])
         vars(self).update(state["progress"])
-        self.losses = self.losses.to(self.device) * (RANK == 0)  # they are rank 0's
+        self.losses = self.losses.to(self.device)
+        if RANK > 0:
+            self.losses.zero_()  # those of the checkpoint are counted once, by the first process
 
-    def load(self, batches: list) -> DataLoader:
+    def loader(self, batches: list[np.ndarray]) -> DataLoader:
         """Batches of this process's share of each batch of positions."""
         shares = [batch[RANK::WORLD].tolist() for batch in batches if len(batch) > RANK]
         return DataLoader(
             self.dataset,
             batch_sampler=shares,
-            num_workers=self.args.workers,
+            num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -357,28 +338,27 @@ class Training:
         self.optimizer.zero_grad()  # before the activations need memory
         x, y = (tensor.to(self.device, non_blocking=True) for tensor in (x, y))
         with self.autocast:
-            logits = self.network(self.change(x))
+            logits = self.network(augment(x, self.augment))
         losses = F.cross_entropy(logits.float(), y, reduction="none")
         loss = (losses * self.class_weights[y]).sum()
         (loss * (WORLD / clips)).backward()  # DistributedDataParallel divides by WORLD
         # Gradient centralisation (Yong et al. 2020). What enters a dense layer after ReLU is
         # positive: to change all weights of a unit alike moves the logits of all clips at once.
-        for weight in self.centred:
+        for weight in self.centralised:
             weight.grad -= weight.grad.mean(tuple(range(1, weight.ndim)), keepdim=True)
         self.optimizer.step()
-        self.schedule.step()
+        self.scheduler.step()
         return loss.detach()
 
-    def train_epoch(self, after_step: Callable) -> float:
+    def train_epoch(self, after_step: Callable[[], None]) -> float:
         """Goes on from `self.batch` to the epoch's end -> mean training loss per clip."""
-        args = self.args
-        # Near-equal batches: a runt at the end would unsettle the batch-norms.
-        order = np.random.default_rng([args.seed, self.epoch]).permutation(self.split["train"])
+        # Near-equal batches: a small last one would unsettle the batch-norms.
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.split["train"])
         batches = np.array_split(order, self.steps)
         self.model.train()
         bar = tqdm(
-            self.load(batches[self.batch :]),
-            f"epoch {self.epoch}/{args.epochs}",
+            self.loader(batches[self.batch :]),
+            f"epoch {self.epoch}/{self.epochs}",
             self.steps,
             initial=self.batch,
             unit="batch",
@@ -388,10 +368,14 @@ class Training:
         )
         for x, y in bar:
             step = (self.epoch - 1) * self.steps + self.batch
-            torch.manual_seed((args.seed * 1_000_003 + step) * WORLD + RANK)
+            torch.manual_seed((self.seed * 1_000_003 + step) * WORLD + RANK)
             self.losses[self.batch] = self.step(x, y, len(batches[self.batch]))
             self.batch += 1
             after_step()
+        return self.sum_losses() / len(order)
+
+    def sum_losses(self) -> float:
+        """The epoch's losses, of all processes; Diverged if they or the weights are not finite."""
         losses = self.losses.clone()
         if WORLD > 1:
             torch.distributed.all_reduce(losses)
@@ -400,14 +384,14 @@ class Training:
             raise Diverged(f"loss {losses[batch]:g} in epoch {self.epoch}, batch {batch + 1}")
         # oneDNN's max-pooling takes nan for the lowest number: the loss does not show it.
         if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
-            raise Diverged(f"weights that are no numbers in epoch {self.epoch}")
-        return losses.sum().item() / len(order)
+            raise Diverged(f"non-finite weights in epoch {self.epoch}")
+        return losses.sum().item()
 
-    def predict(self, name: str, autocast=None) -> np.ndarray:
+    def predict(self, side: str, autocast: AbstractContextManager | None = None) -> np.ndarray:
         """Logits (N, C) of the clips of one side of the split, each process computing its share."""
-        positions = self.split[name]  # in ascending order
-        batches = np.array_split(positions, -(-len(positions) // self.args.batch_size) or 1)
-        logits = predict_logits(self.model, (x for x, _ in self.load(batches)), autocast)
+        positions = self.split[side]  # in ascending order
+        batches = np.array_split(positions, -(-len(positions) // self.batch_size) or 1)
+        logits = predict_logits(self.model, (x for x, _ in self.loader(batches)), autocast)
         if WORLD > 1:
             shares = [None] * WORLD
             torch.distributed.all_gather_object(shares, logits)
@@ -422,64 +406,88 @@ class Training:
             logits, labels = self.predict("val", self.autocast), self.labels[self.split["val"]]
             loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
             accuracy = float((logits.argmax(1) == labels).mean())
-        if not self.args.patience or not self.best or loss < self.best["loss"]:
+        if not self.patience or not self.best or loss < self.best["loss"]:
             weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
             self.best = {"epoch": self.epoch, "loss": loss, "weights": weights}
         names = ("epoch", "train_loss", "val_loss", "val_accuracy")
         return dict(zip(names, (self.epoch, train_loss, loss, accuracy), strict=True))
 
-    def stale(self) -> bool:
+    def out_of_patience(self) -> bool:
         """No better epoch within `patience`; never without validation clips."""
-        return bool(self.best) and 0 < self.args.patience <= self.epoch - 1 - self.best["epoch"]
+        if not self.best or not self.patience:
+            return False
+        return self.epoch - 1 - self.best["epoch"] >= self.patience
 
-    def fit(self, save=None, on_epoch=None) -> None:
+    def run_epoch(self, after_step: Callable[[], None]) -> dict | None:
+        """Trains and validates one epoch -> its record, or None: the run is over."""
+        if self.out_of_patience():
+            kept = f"the weights of epoch {self.best['epoch']} are kept"
+            print0(f"no better epoch in {self.patience}: {kept}")
+            return None
+        started = time.monotonic()
+        try:
+            record = self.validate(self.train_epoch(after_step))
+        except Diverged as error:
+            if not self.best:
+                raise
+            print0(f"{error}: stopped, the weights of epoch {self.best['epoch']} are kept")
+            return None
+        self.history.append(record)
+        self.epoch, self.batch = self.epoch + 1, 0
+        print0(format_epoch(record, self.epochs, time.monotonic() - started))
+        return record
+
+    def fit(
+        self,
+        save: Callable[[dict], None] = lambda state: None,
+        on_epoch: Callable[[dict], None] = lambda record: None,
+    ) -> None:
         """Trains to the end and leaves the chosen epoch's weights in the model.
 
         Args:
-            save: called with `state()` every CHECKPOINT_SECONDS and at an interruption.
+            save: called with `state()` every CHECKPOINT_SECONDS, and when the run cannot go on.
             on_epoch: called with each epoch's record.
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM.
-            Diverged: NaN in the first epoch; in a later one the best epoch so far is kept.
+            Diverged: in the first epoch; in a later one the best epoch so far is kept.
         """
-        due = time.monotonic() + CHECKPOINT_SECONDS
-        with noted_signals() as signals:
+        with deferred_signals() as signals, saved_on_failure(lambda: save(self.state())) as due:
 
             def after_step():
-                nonlocal due
-                if save and (signals or time.monotonic() > due):
+                if signals or due():
                     save(self.state())
-                    due = time.monotonic() + CHECKPOINT_SECONDS
                 if signals:
                     raise Interrupted(signals[0])
 
-            while self.epoch <= self.args.epochs:
-                if self.stale():
-                    epoch, patience = self.best["epoch"], self.args.patience
-                    say(f"no better epoch in {patience}: the weights of epoch {epoch} are kept")
-                    break
-                started = time.monotonic()
-                try:
-                    record = self.validate(self.train_epoch(after_step))
-                except Diverged as error:
-                    if not self.best:
-                        raise
-                    say(f"{error}: stopped, the weights of epoch {self.best['epoch']} are kept")
-                    break
-                except (RuntimeError, InputError):  # a lost process, GPU memory, a lost clip:
-                    if save:  # it came between two optimizer steps, so the state is whole
-                        save(self.state())
-                    raise
-                self.history.append(record)
-                self.epoch, self.batch = self.epoch + 1, 0
-                say(_epoch_line(record, self.args.epochs, time.monotonic() - started))
-                if on_epoch:
-                    on_epoch(record)
+            while self.epoch <= self.epochs and (record := self.run_epoch(after_step)):
+                on_epoch(record)
         self.model.load_state_dict(self.best["weights"])
 
 
-def _epoch_line(record: dict, epochs: int, seconds: float) -> str:
+@contextmanager
+def saved_on_failure(save: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Saves before an error ends the run; yields whether CHECKPOINT_SECONDS have passed again.
+
+    A lost process, GPU memory or a lost clip stops a run between two optimizer steps: its state
+    is whole.
+    """
+    last = time.monotonic()
+
+    def due() -> bool:
+        nonlocal last
+        passed = time.monotonic() - last > CHECKPOINT_SECONDS
+        last = time.monotonic() if passed else last
+        return passed
+
+    try:
+        yield due
+    except (RuntimeError, InputError):
+        save()
+        raise
+
+
+def format_epoch(record: dict, epochs: int, seconds: float) -> str:
     line = f"epoch {record['epoch']:3}/{epochs}  train loss {record['train_loss']:.4f}"
     if record["val_loss"] is not None:
         line += f"  val loss {record['val_loss']:.4f}  val accuracy {record['val_accuracy']:.3f}"
@@ -492,7 +500,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return 1.0
     from scipy.optimize import minimize_scalar
 
-    def loss(log_t):
+    def loss(log_t: float) -> float:
         scaled = torch.from_numpy(logits / np.exp(log_t))
         return F.cross_entropy(scaled, torch.from_numpy(labels)).item()
 
@@ -501,71 +509,32 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 # --- weights files ------------------------------------------------------------------------------
 
-MODELS = {"cnn": CNNDNN, "lstm": LSTMClassifier}
-LARGEST_ARGUMENT, MOST_LAYERS = 2**24, 1000  # a header that asks for more lies
-
-
-def versions() -> dict:
-    """The versions that a result depends on."""
-    packages = {"torch": torch.__version__, "numpy": np.__version__}
-    return {"python": platform.python_version(), **packages}
-
-
-def fingerprint(participant: str) -> str:
-    """Tells whether training saw a participant, without the weights naming anybody."""
-    return hashlib.sha256(participant.encode()).hexdigest()[:16]
+HEADER = "speech-depression"  # the one entry of a safetensors header: the metadata
 
 
 def save_weights(path: str | Path, model: nn.Module, metadata: dict) -> None:
-    """Writes a safetensors file that load_weights rebuilds the model from."""
+    """Writes a safetensors file that load_weights has rebuilt the model from."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     # One entry: safetensors writes several in an order that differs from run to run.
-    header = {"speech-depression": json.dumps(metadata, sort_keys=True)}
+    header = {HEADER: json.dumps(metadata, sort_keys=True)}
     with write_atomically(path) as temporary:
-        temporary.write_bytes(to_safetensors(tensors, header))
+        temporary.write_bytes(safetensors.torch.save(tensors, header))
+        load_weights(temporary)
 
 
-def makes_shape(sound: dict | None, shape) -> bool:
-    """Whether these settings turn recordings into clips (M, T), within bounded memory."""
-    if sound is None:  # not known
-        return True
-    names = ("sample_rate", "clip_seconds", "n_fft", "hop_length", "n_mels")
-    rate, seconds, window, hop, bins = numbers = [sound[name] for name in names]
-    return (
-        all(type(n) is int and n > 0 for n in numbers)
-        and 1_000 <= rate <= 1_000_000
-        and [bins, rate * seconds // hop + 1] == list(shape)
-        and max(rate * seconds, window * max(shape)) <= 2**28
-    )
+def read_weights(path: str | Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The metadata and the tensors of a file, which may change afterwards: it is read once."""
+    with open_file(path) as file:
+        content = file.read()
+    length = int.from_bytes(content[:8], "little")
+    tensors = safetensors.torch.load(content)  # checks the header
+    header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return json.loads(header[HEADER]), tensors
 
 
-def _check(metadata: dict) -> None:
-    """Raises unless the scripts find what they read: much of it by reading it as they do."""
-    shape, arguments, data = (metadata[name] for name in ("shape", "arguments", "data"))
-    json.dumps(metadata, ensure_ascii=False).encode()  # halves of characters cannot be shown
-    [data["participants"][side] for side, _ in data["clips"].items()]
-    [report.cell(metadata["test"][level][key]) for level in report.LEVELS for key in report.METRICS]
-    _ = data["corpus"], data["split"], set(data["seen"])
-    _ = metadata["versions"].items()
-    numbers = [n for name, n in arguments.items() if name not in ("steps", "pool")]
-    usable = {
-        "arguments": all(type(n) in (int, float) and 0 <= n <= LARGEST_ARGUMENT for n in numbers)
-        and (arguments.get("num_layers", 1) <= MOST_LAYERS and arguments.get("emphasis", 0) < 1),
-        "shape": shape == [arguments["n_mels"], arguments["n_frames"]]
-        and all(type(n) is int and n > 0 for n in shape)
-        and shape[0] * shape[1] <= MAX_CLIP_BYTES,
-        "temperature": 0.01 <= metadata["temperature"] <= 100,
-        "preprocessing": makes_shape(metadata["preprocessing"]["sound"], shape),
-        "data": type(data["synthetic"]) is bool,
-        "class_names": metadata["class_names"] == list(CLASS_NAMES),  # else a verdict is inverted
-    }
-    if wrong := [f"{name} {metadata[name]}"[:80] for name, good in usable.items() if not good]:
-        raise ValueError(f"unusable {', '.join(wrong)}")
-
-
-def _rebuild(metadata: dict, tensors: dict) -> nn.Module:
+def rebuild(metadata: dict, tensors: dict[str, torch.Tensor]) -> SpectrogramModel:
     with torch.device("meta"):  # no memory is taken for what the file does not hold
-        model = MODELS[metadata["model"]](**metadata["arguments"])
+        model = find_model(metadata["model"])(**metadata["arguments"])
     kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     model.load_state_dict(tensors, assign=True)
     if not all(t.dtype == kinds[name] and t.isfinite().all() for name, t in tensors.items()):
@@ -573,7 +542,7 @@ def _rebuild(metadata: dict, tensors: dict) -> nn.Module:
     return model.to(memory_format=torch.channels_last).requires_grad_(False).eval()
 
 
-def load_weights(path: str | Path) -> tuple[nn.Module, dict]:
+def load_weights(path: str | Path) -> tuple[SpectrogramModel, dict]:
     """Rebuilds a model from a file of save_weights.
 
     Returns:
@@ -584,11 +553,9 @@ def load_weights(path: str | Path) -> tuple[nn.Module, dict]:
         InputError: no such file, not one of ours, or damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})["speech-depression"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        _check(metadata)
-        return _rebuild(metadata, tensors), metadata
+        metadata, tensors = read_weights(path)
+        metadata = check_metadata(metadata)
+        return rebuild(metadata, tensors), metadata
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except KeyError as error:
@@ -596,6 +563,6 @@ def load_weights(path: str | Path) -> tuple[nn.Module, dict]:
             f"{path}: no weights of this project ({error} is missing); train_cnn.py or "
             "train_lstm.py make them"
         ) from error
-    except Exception as error:  # lies in a header end in a dozen kinds
+    except Exception as error:  # a malformed header ends in a dozen kinds
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: damaged, or no weights file: {reason}") from error

@@ -1,16 +1,16 @@
-"""Clips or recordings in, each one's probability of Depressed out, by one model or an ensemble.
+"""Predicts the probability of Depressed for clips or recordings, by one model or an ensemble.
 
     python predict.py Spectrograms --csv predictions.csv
-    python predict.py interview.wav --weights weights/lstm.safetensors
+    python predict.py interview.wav --weights old/*.safetensors
     python predict.py other/Spectrograms --labels other/dataset.csv
 
-Shapes: N clips, M mel bins, T frames.
+Shapes: N clips, M mel bins, T frames, n samples.
 """
 
 import argparse
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice, product
@@ -23,49 +23,42 @@ import torch
 from scipy.special import expit
 from tqdm import tqdm
 
-import prepare
-import report
-from common import (
-    CLASS_NAMES,
-    NOTICE,
-    SYNTHETIC_NOTICE,
-    fingerprint,
-    keep_memory,
-    load_weights,
-    predict_logits,
-)
-from dataset import (
-    InputError,
-    Parser,
-    check_writable,
-    min_max,
-    read_labels,
-    read_spectrogram,
-    run,
-    write_atomically,
-)
+from common import load_weights, predict_logits
+from speech.audio import SETTINGS, SOUND, list_files, log_mel, read_sound
+from speech.cli import InputError, Parser, check_writable, run, write_atomically
+from speech.dataset import min_max, read_labels, read_spectrogram
+from speech.device import reuse_freed_memory
+from speech.metadata import hash_participant
+from speech.report import CLASS_NAMES, format_summary, summarize_predictions
 
-UNCERTAIN = (0.4, 0.6)
-CLIPS_AT_ONCE = 32
-PATCHES = (6, 8)  # bands of mel bins, stretches of frames: 48 patches
+NOTICE = "This is not a diagnosis. It is a research model's guess from a few seconds of sound; "
+NOTICE += "it can be wrong, and only a professional can assess depression."
+SYNTHETIC_NOTICE = "Trained on synthetic voices: its verdicts mean nothing about real people."
+UNCERTAIN = (0.4, 0.6)  # in between even a calibrated model is wrong at least 4 times in 10
+CLIPS_AT_ONCE = 32  # rows are written while files are read, and memory stays flat
+PATCHES = (6, 8)  # bands of mel bins, stretches of frames: 21 bins by 1 s of a (128, 251) clip
 MAX_SECONDS = 7200  # of one recording; an hour of samples takes 230 MB
-READABLE = re.compile(rf"(?i)(?:\.npy|{prepare.SOUND})$")
+READABLE = re.compile(rf"(?i)(?:\.npy|{SOUND})$")
+
+Models = list[tuple[torch.nn.Module, dict]]  # each with its metadata
+Band = tuple[float, float]  # of probabilities
+Window = tuple[str, str, str, np.ndarray | None]  # clip's name, participant, note, clip (M, T)
 
 
 # --- weights ------------------------------------------------------------------------------------
 
 
-def find_weights(paths: list | None = None) -> list[Path]:
-    """The weights named, else those in weights/, else the example's, of synthetic voices."""
-    example = Path(__file__).parent / "examples" / "lstm.safetensors"
-    found = paths or sorted(Path("weights").glob("*.safetensors")) or [example] * example.exists()
-    return [Path(path) for path in found]
+def find_weights(paths: list[str] | None = None) -> list[Path]:
+    """The weights named, otherwise those in weights/, otherwise the example's."""
+    folders = Path("weights"), Path(__file__).parent / "examples"
+    found = (sorted(folder.glob("*.safetensors")) for folder in folders)
+    return [Path(path) for path in paths or next(filter(None, found), [])]
 
 
-def load_models(paths: list) -> list[tuple]:
-    """(model, metadata) of each path; InputError if there is none or they make no ensemble."""
+def load_models(paths: list[Path]) -> Models:
+    """Loads the weights of an ensemble; InputError if there are none or they do not match."""
     if not paths:
-        raise InputError("no weights/*.safetensors: python train_lstm.py makes them")
+        raise InputError("no weights/*.safetensors: the training scripts, train_*.py, write them")
     models = [load_weights(path) for path in paths]
     for path, (_, metadata) in zip(paths, models, strict=True):
         for name in ("shape", "preprocessing"):
@@ -75,8 +68,8 @@ def load_models(paths: list) -> list[tuple]:
     return models
 
 
-def notice(models: list[tuple]) -> str:
-    """What is said with every prediction."""
+def notice(models: Models) -> str:
+    """What accompanies every prediction."""
     synthetic = any(metadata["data"]["synthetic"] for _, metadata in models)
     return f"{NOTICE} {SYNTHETIC_NOTICE}" if synthetic else NOTICE
 
@@ -84,7 +77,7 @@ def notice(models: list[tuple]) -> str:
 # --- clips --------------------------------------------------------------------------------------
 
 
-def windows(array: np.ndarray, length: int) -> tuple[list[np.ndarray], list[int], str]:
+def cut_windows(array: np.ndarray, length: int) -> tuple[list[np.ndarray], list[int], str]:
     """Cuts (..., n) into (..., length), the last aligned to the end; pads what is shorter.
 
     Returns:
@@ -99,6 +92,14 @@ def windows(array: np.ndarray, length: int) -> tuple[list[np.ndarray], list[int]
     return [array[..., start : start + length] for start in starts], starts, ""
 
 
+def read_recording(path: str | Path, rate: int) -> np.ndarray:
+    """All samples (n,) at `rate` Hz; InputError if there are more than MAX_SECONDS of them."""
+    samples = np.concatenate(list(read_sound(path, rate, stop=MAX_SECONDS + 1)))
+    if len(samples) > MAX_SECONDS * rate:
+        raise InputError(f"longer than {MAX_SECONDS / 3600:g} hours: cut it")
+    return samples
+
+
 def read_input(source: str | Path | bytes, metadata: dict) -> tuple[np.ndarray, np.ndarray, str]:
     """Makes clips of a .npy (its path or bytes) or a recording, as they were made for training.
 
@@ -109,38 +110,35 @@ def read_input(source: str | Path | bytes, metadata: dict) -> tuple[np.ndarray, 
         InputError: unreadable, silent, too long, or of another shape.
     """
     shape, sound = tuple(metadata["shape"]), metadata["preprocessing"]["sound"]
-    settings = sound or prepare.SETTINGS
-    rate, step, notes = settings["sample_rate"], settings["hop_length"], []
+    settings, assumed = sound or SETTINGS, ""
+    rate = settings["sample_rate"]
     if isinstance(source, bytes) or Path(source).suffix.lower() == ".npy":
         array, length, make_clip = read_spectrogram(source), shape[1], min_max
+        step = settings["hop_length"]  # samples from one column of `array` to the next
     else:
-        blocks = prepare.read_sound(source, rate, stop=MAX_SECONDS + 1)
-        array, step = np.concatenate(list(blocks)), 1
-        if len(array) > MAX_SECONDS * rate:
-            raise InputError(f"longer than {MAX_SECONDS / 3600:g} hours: cut it")
-        length = settings["clip_seconds"] * rate
-        make_clip = partial(prepare.log_mel, settings=settings)
-        notes += [] if sound else [f"{rate} Hz assumed, the weights do not say"]
-    pieces, starts, note = windows(array, length)
+        array, length, step = read_recording(source, rate), settings["clip_seconds"] * rate, 1
+        make_clip = partial(log_mel, settings=settings)
+        assumed = "" if sound else f"{rate} Hz assumed, the weights do not say"
+    windows, starts, padded = cut_windows(array, length)
     clips = {}
-    for piece, start in zip(pieces, starts, strict=True):
+    for window, start in zip(windows, starts, strict=True):
         with suppress(InputError):  # a silent one
-            clips[start * step / rate] = make_clip(piece)
+            clips[start * step / rate] = make_clip(window)
     if not clips:
         raise InputError("silent")
-    silent = len(pieces) - len(clips)
-    notes += [note] * bool(note) + [f"{silent} silent clips left out"] * bool(silent)
     stack = np.stack(list(clips.values()))
     if stack.shape[1:] != shape:
-        raise InputError(f"clips of {stack.shape[1:]} (mel bins, frames), expected {shape}")
-    return stack, np.array(list(clips)), "; ".join(notes)
+        raise InputError(f"expected clips of {shape} (mel bins, frames), found {stack.shape[1:]}")
+    silent = len(windows) - len(clips)
+    notes = assumed, padded, f"{silent} silent clips skipped" if silent else ""
+    return stack, np.array(list(clips)), "; ".join(filter(None, notes))
 
 
 def list_inputs(inputs: Iterable[Path]) -> list[Path]:
     """The files named, and the clips and recordings in the folders named."""
     paths = []
     for source in inputs:
-        files = [source] if source.is_file() else prepare.list_files(source).values()
+        files = [source] if source.is_file() else list_files(source).values()
         found = [path for path in files if path == source or READABLE.search(path.name)]
         if not found:
             raise InputError(f"{source}: no .npy and no recording there")
@@ -151,24 +149,24 @@ def list_inputs(inputs: Iterable[Path]) -> list[Path]:
 # --- prediction ---------------------------------------------------------------------------------
 
 
-def probabilities(models: list[tuple], clips: Iterable[np.ndarray]) -> np.ndarray:
+def predict_probabilities(models: Models, clips: Iterable[np.ndarray]) -> np.ndarray:
     """Probability of Depressed, (N,) float64, by the mean of the temperature-scaled logits."""
     clips = iter(clips)
     batches = iter(lambda: list(islice(clips, CLIPS_AT_ONCE)), [])
     batches = [torch.from_numpy(np.stack(batch)) for batch in batches]
     logits = [predict_logits(model, batches) / m["temperature"] for model, m in models]
     logits = np.mean(logits, axis=0, dtype=float)
-    if not np.isfinite(logits).all():  # a verdict would be made of it
-        raise InputError("the weights give no number: damaged? train them again")
+    if not np.isfinite(logits).all():  # finite weights can still overflow
+        raise InputError("the weights give non-finite logits: damaged? train them again")
     return expit(logits @ [-1, 1])
 
 
-def verdict(probability: float, uncertain: tuple[float, float] = UNCERTAIN) -> str:
+def verdict(probability: float, uncertain: Band = UNCERTAIN) -> str:
     low, high = uncertain
     return "uncertain" if low <= probability <= high else CLASS_NAMES[int(probability > high)]
 
 
-def explain(models: list[tuple], clip: np.ndarray) -> np.ndarray:
+def explain(models: Models, clip: np.ndarray) -> np.ndarray:
     """Occlusion: how much the probability falls when a patch of a clip (M, T) is silenced.
 
     Captum's would be no shorter, and calls the models twice.
@@ -183,7 +181,7 @@ def explain(models: list[tuple], clip: np.ndarray) -> np.ndarray:
     variants = np.repeat(clip[np.newaxis], len(bands) * len(stretches) + 1, axis=0)
     for variant, patch in zip(variants, product(bands, stretches), strict=False):
         variant[np.ix_(*patch)] = 0
-    *silenced, whole = probabilities(models, variants)
+    *silenced, whole = predict_probabilities(models, variants)
     return (whole - np.array(silenced)).reshape(len(bands), len(stretches))
 
 
@@ -197,8 +195,8 @@ class Row(NamedTuple):
     note: str
 
 
-def read_windows(paths: Iterable[Path], metadata: dict) -> Iterator[tuple]:
-    """Yields (name, participant, note, clip) per window; the clip of a bad file is None."""
+def read_windows(paths: Iterable[Path], metadata: dict) -> Iterator[Window]:
+    """Yields the windows of files, one after the other; the clip of a bad file is None."""
     for path in paths:
         name = path.stem.encode(errors="backslashreplace").decode()  # Linux allows any bytes
         person = name.split("_clip_")[0]
@@ -212,19 +210,20 @@ def read_windows(paths: Iterable[Path], metadata: dict) -> Iterator[tuple]:
             yield name if whole else f"{name}_clip_{round(start, 1):g}", person, note, clip
 
 
-def predict(models: list[tuple], paths: Iterable[Path], uncertain=UNCERTAIN) -> Iterator[Row]:
+def predict(models: Models, paths: Iterable[Path], uncertain: Band = UNCERTAIN) -> Iterator[Row]:
     """Yields the rows of the clips as they come, then those of the participants: their means."""
-    clips, people = read_windows(paths, models[0][1]), {}
-    while some := list(islice(clips, CLIPS_AT_ONCE)):
-        chances = iter(probabilities(models, [c for *_, c in some if c is not None]).tolist())
-        for name, person, note, clip in some:
+    windows, people = read_windows(paths, models[0][1]), {}
+    while batch := list(islice(windows, CLIPS_AT_ONCE)):
+        clips = [clip for *_, clip in batch if clip is not None]
+        probabilities = iter(predict_probabilities(models, clips).tolist())
+        for name, person, note, clip in batch:
             if clip is None:
                 yield Row(name, person, None, "error", note)
                 continue
-            people.setdefault(person, []).append(chance := next(chances))
-            yield Row(name, person, chance, verdict(chance, uncertain), note)
-    for person, chances in people.items():
-        mean, note = float(np.mean(chances)), f"mean of {len(chances)}"
+            people.setdefault(person, []).append(probability := next(probabilities))
+            yield Row(name, person, probability, verdict(probability, uncertain), note)
+    for person, probabilities in people.items():
+        mean, note = float(np.mean(probabilities)), f"mean of {len(probabilities)}"
         yield Row("", person, mean, verdict(mean, uncertain), note)
 
 
@@ -232,57 +231,56 @@ def predict(models: list[tuple], paths: Iterable[Path], uncertain=UNCERTAIN) -> 
 
 
 @contextmanager
-def open_output(path: Path | None, width: int) -> Iterator:
-    """Yields what writes a row: into a CSV file, or without one on the terminal."""
+def open_output(path: Path | None, width: int = 0) -> Iterator[Callable[[Row], object]]:
+    """Yields what writes a row: into a CSV file, or on the terminal, names `width` wide."""
     if not path:
         line = f"{{:<{width}}}  {{:>11}}  {{:<13}}  {{}}".format
         tqdm.write(line("clip or participant", *Row._fields[2:]))
 
-        def write(row):
-            chance = "" if row.probability is None else f"{row.probability:.3f}"
-            tqdm.write(line(row.clip or row.participant, chance, *row[3:]).rstrip())
+        def write(row: Row) -> None:
+            probability = "" if row.probability is None else f"{row.probability:.3f}"
+            tqdm.write(line(row.clip or row.participant, probability, *row[3:]).rstrip())
 
         yield write
         return
     check_writable(path)
-    with (
-        write_atomically(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
+    with write_atomically(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
-        formula = ("=", "+", "-", "@")  # a spreadsheet's: made text
+        formula = ("=", "+", "-", "@")  # a spreadsheet would compute it: the quote makes it text
         yield lambda row: writer.writerow(
             f"'{cell}" if str(cell).startswith(formula) else cell for cell in row
         )
 
 
-def score(rows: pd.DataFrame, labels: pd.DataFrame, models: list[tuple], source: Path) -> str:
-    """report.py's table of the clips that have a label: their own, or their recording's."""
-    clips = rows[rows["clip"] != ""].dropna(subset="probability")
+def score_against_labels(rows: list[Row], labels: pd.DataFrame, models: Models, path: Path) -> str:
+    """The report's table of the clips that have a label: their own, or their recording's."""
+    clips = [row for row in rows if row.clip and row.probability is not None]
+    clips = pd.DataFrame(clips, columns=Row._fields)
     ids = clips["clip"].where(clips["clip"].isin(labels["id"]), clips["participant"])
     known = labels.merge(clips.assign(id=ids)[["id", "probability"]], on="id")
     if known.empty:
-        raise InputError(f"{source}: no clip has one of its ids, such as {labels['id'][0]!r}")
-    text = report.format_summary(f"Scored by {source}", report.summarise(known))
+        raise InputError(f"{path}: no clip has one of its ids, such as {labels['id'][0]!r}")
+    lines = [format_summary(f"Scored by {path}", summarize_predictions(known))]
     trained_on = {person for _, metadata in models for person in metadata["data"]["seen"]}
-    met = known[known["participant"].map(fingerprint).isin(trained_on)]
-    if len(met):
-        text += f"\n{len(met)} clips of {met['participant'].nunique()} participants have the ids "
-        text += "of people the weights were trained on: the score flatters"
-    missing = len(clips) - len(known)
-    return text + (f"\n{missing} clips have no label and are not scored" if missing else "")
+    seen = known[known["participant"].map(hash_participant).isin(trained_on)]
+    if len(seen):
+        whose = f"{len(seen)} clips of {seen['participant'].nunique()} participants"
+        lines.append(f"the score is optimistic: {whose} have ids that the weights were trained on")
+    if missing := len(clips) - len(known):
+        lines.append(f"{missing} clips have no label and are not scored")
+    return "\n".join(lines)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("inputs", metavar="INPUT", type=Path, nargs="+", help=".npy, recording, or a folder")
-    weights = "several are an ensemble (default: weights/*, else examples/lstm)"
+    weights = "several are an ensemble (default: weights/*, otherwise examples/*)"
     add("--weights", metavar="FILE", nargs="+", help=weights)
     add("--csv", metavar="FILE", type=Path, help="to be written, instead of a table")
     add("--labels", metavar="CSV", type=Path, help="id,label: scores the predictions")
-    band = "probabilities without a verdict (default: 0.4 0.6)"
+    band = "probabilities without a verdict"
     add("--uncertain", metavar=("LOW", "HIGH"), nargs=2, type=float, default=UNCERTAIN, help=band)
     args = parser.parse_args()
     if not 0 <= args.uncertain[0] <= args.uncertain[1] <= 1:
@@ -292,22 +290,21 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_arguments()
-    keep_memory()
+    reuse_freed_memory()
     models = load_models(find_weights(args.weights))
-    labels = read_labels(args.labels) if args.labels else None
+    labels, notes = read_labels(args.labels) if args.labels else (None, [])
     paths = list_inputs(args.inputs)
-    print(notice(models), flush=True)
+    print(notice(models), *(f"note: {note}" for note in notes), sep="\n", flush=True)
     rows, bar = [], tqdm(paths, unit="file", disable=None)
     with open_output(args.csv, width=10 + max(len(path.stem) for path in paths)) as write:
         for row in predict(models, bar, args.uncertain):
             write(row)
             rows.append(row)
-    rows = pd.DataFrame(rows)
-    people, bad = (rows["clip"] == "").sum(), rows["probability"].isna().sum()
+    people, bad = sum(not row.clip for row in rows), sum(row.verdict == "error" for row in rows)
     unread = f"; {bad} files could not be read" if bad else ""
     print(f"{len(rows) - people - bad} clips of {people} participants{unread}")
     if labels is not None:
-        print(score(rows, labels, models, args.labels))
+        print(score_against_labels(rows, labels, models, args.labels))
     return 1 if bad else 0
 
 

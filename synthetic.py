@@ -1,4 +1,4 @@
-"""Voices made from nothing: a dataset of synthetic people, to try everything without any data.
+"""Synthetic voices: a dataset of people who do not exist, to try everything without any data.
 
     python synthetic.py --participants 48 --clips-per-participant 10 --out synthetic
 
@@ -11,13 +11,10 @@ Shapes: N samples, S syllables, K short-time frames, F frequencies.
 """
 
 import argparse
-import json
 import os
 import wave
 from collections import namedtuple
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -27,16 +24,17 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.signal import lfilter
 from tqdm import tqdm
 
-from dataset import InputError, Parser, check_writable, run, write_atomically
-from prepare import (
-    SETTINGS,
-    is_whole,
-    log_mel,
-    start_worker,
-    write_clip,
-    write_dataset,
-    write_json,
+from speech.audio import SETTINGS, is_complete, log_mel, read_info, write_dataset, write_info
+from speech.cli import (
+    InputError,
+    Parser,
+    at_least,
+    check_writable,
+    map_processes,
+    run,
+    write_atomically,
 )
+from speech.dataset import write_clip
 
 RATE, SECONDS = SETTINGS["sample_rate"], SETTINGS["clip_seconds"]
 TIME = np.arange(RATE * SECONDS) / RATE  # (N,)
@@ -71,7 +69,7 @@ Syllables = namedtuple("Syllables", "onset, length, place")  # (S,) s, s, 0 to 1
 # --- people -------------------------------------------------------------------------------------
 
 
-def cast(number: int, seed: int) -> tuple[int, str]:
+def draw_label_and_gender(number: int, seed: int) -> tuple[int, str]:
     """A participant's label and gender: two in a row hold both labels, four all combinations."""
     rng, (pair, place) = np.random.default_rng([seed, 0, number // 4]), divmod(number % 4, 2)
     labels, genders = rng.integers(2, size=(2, 2))
@@ -96,7 +94,7 @@ def draw_person(number: int, label: int, gender: str, signal: float, seed: int) 
 # --- sound --------------------------------------------------------------------------------------
 
 
-def draw_syllables(person: Person, rng) -> Syllables:
+def draw_syllables(person: Person, rng: np.random.Generator) -> Syllables:
     """Syllables in phrases, with pauses between them; the clip begins anywhere in a phrase."""
     time, phrases = -rng.uniform(0, 2), []
     while time < SECONDS:
@@ -109,14 +107,14 @@ def draw_syllables(person: Person, rng) -> Syllables:
     return Syllables(*np.concatenate(phrases, axis=1))
 
 
-def track(time, knots, heights):
-    """Straight lines through the knots (P, S), in seconds, of all syllables, read at `time`."""
+def track(time: np.ndarray, knots: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """Reads lines through `heights` at the knots (P, S), P per syllable, in seconds, at `time`."""
     order = np.argsort(knots, axis=None, kind="stable")
     heights = np.broadcast_to(heights, knots.shape)
     return np.interp(time, knots.ravel()[order], heights.ravel()[order])
 
 
-def draw_f0(person, syllables, rng):
+def draw_f0(person: Person, syllables: Syllables, rng: np.random.Generator) -> np.ndarray:
     """f0 (N,) in Hz: an accent on each syllable, a fall over each phrase, and jitter."""
     onset, length, place = syllables
     accents = rng.standard_normal(len(onset)) + 1 - 2 * place
@@ -125,7 +123,7 @@ def draw_f0(person, syllables, rng):
     return np.clip(person.pitch * np.exp(contour + jitter), 50, 500)
 
 
-def glottal_pulses(f0):
+def glottal_pulses(f0: np.ndarray) -> np.ndarray:
     """Sums the harmonics of f0 (N,) below half the sampling rate: in closed form, no aliases."""
     half_phase = np.pi * np.cumsum(f0) / RATE + 1e-6  # never 0
     count = np.floor(0.48 * RATE / f0)
@@ -133,7 +131,7 @@ def glottal_pulses(f0):
     return lfilter([0.05], [1, -0.95], pulses)  # -6 dB per octave
 
 
-def draw_voice(person, syllables, rng):
+def draw_voice(person: Person, syllables: Syllables, rng: np.random.Generator) -> np.ndarray:
     """Pulses and breath (N,), swelling with each syllable; a stop or a glide before the next."""
     onset, length, place = syllables
     stress = rng.lognormal(0, 0.3, len(onset)) * (1 - 0.4 * place)
@@ -145,7 +143,7 @@ def draw_voice(person, syllables, rng):
     return loudness * (pulses + person.breath * rng.standard_normal(len(TIME)))
 
 
-def draw_frication(person, syllables, rng):
+def draw_frication(person: Person, syllables: Syllables, rng: np.random.Generator) -> np.ndarray:
     """Noise (N,) of the fricatives, and of the breath drawn before each phrase."""
     onset, _, place = syllables
     fricative = rng.lognormal(-1, 0.5, len(onset)) * (rng.random(len(onset)) < 0.4)
@@ -156,12 +154,12 @@ def draw_frication(person, syllables, rng):
     return loudness * rng.standard_normal(len(TIME))
 
 
-def resonance(centre, width):
+def resonance(centre: float | np.ndarray, width: float | np.ndarray) -> np.ndarray:
     """Gain (F,) of a resonator at `centre` Hz, (K, F) of one that moves (K, 1)."""
     return centre**2 / np.hypot(centre**2 - FREQUENCIES**2, width * FREQUENCIES)
 
 
-def draw_formants(person, syllables, rng):
+def draw_formants(person: Person, syllables: Syllables, rng: np.random.Generator) -> np.ndarray:
     """Gain (K, F) of the vocal tract: three formants move from vowel to vowel, four stay."""
     vowels = VOWELS[rng.integers(len(VOWELS), size=len(syllables.onset))]
     vowels = vowels * rng.normal(1, 0.05, vowels.shape)
@@ -173,19 +171,20 @@ def draw_formants(person, syllables, rng):
     return gain
 
 
-def microphone(person):
+def microphone(person: Person) -> np.ndarray:
     """Gain (F,) that colours all of a person's recordings."""
     angle = np.pi * np.log1p(FREQUENCIES / 300) / np.log1p(FREQUENCIES[-1] / 300)
     return 10 ** (np.cos(np.outer(angle, np.arange(1, COLOURS + 1))) @ person.colour / 20)
 
 
-def spectra(sound):
+def spectra(sound: np.ndarray) -> np.ndarray:
     """Short-time spectra (K, F) of (N,), in Hann windows that add up to 1."""
     frames = sliding_window_view(np.pad(sound, HOP), 2 * HOP)[::HOP]
     return np.fft.rfft(frames * np.hanning(2 * HOP + 1)[:-1])
 
 
-def overlap_add(spectra):
+def overlap_add(spectra: np.ndarray) -> np.ndarray:
+    """The sound (N,) of short-time spectra (K, F)."""
     frames = np.fft.irfft(spectra)
     return (frames[:-1, HOP:] + frames[1:, :HOP]).ravel()
 
@@ -202,30 +201,23 @@ def make_clip(person: Person, rng: np.random.Generator) -> np.ndarray:
 
 # --- dataset ------------------------------------------------------------------------------------
 
-LIMITS = {
-    "participants": (4, 100_000),
-    "clips_per_participant": (1, 10_000),
-    "signal": (0, 4),  # beyond, a clip may hold no speech at all
-    "seed": (0, 2**63),
-    "jobs": (1, 1_000),
-}
 
-
-def describe(number: int, clip: int, seed: int) -> dict:
+def make_row(number: int, clip: int, seed: int) -> dict:
     """A clip's row of dataset.csv."""
-    label, gender = cast(number, seed)
+    label, gender = draw_label_and_gender(number, seed)
     who = f"S{number + 1:03d}"
     name = f"{who}_clip_{clip * SECONDS}"
     return {"id": name, "label": label, "participant": who, "gender": gender}
 
 
-def list_files(out: Path, name: str) -> tuple[Path, Path]:
+def name_files(out: Path, name: str) -> tuple[Path, Path]:
+    """A clip's spectrogram and recording."""
     return out / "Spectrograms" / f"{name}.npy", out / "Recordings" / f"{name}.wav"
 
 
 def is_made(out: Path, name: str, wav: bool) -> bool:
-    spectrogram, recording = list_files(out, name)
-    return is_whole(spectrogram, SETTINGS) and (recording.exists() or not wav)
+    spectrogram, recording = name_files(out, name)
+    return is_complete(spectrogram) and (recording.exists() or not wav)
 
 
 def write_recording(path: Path, samples: np.ndarray) -> None:
@@ -237,47 +229,29 @@ def write_recording(path: Path, samples: np.ndarray) -> None:
 def make_files(task: tuple[int, int], out: Path, signal: float, seed: int, wav: bool) -> None:
     """Makes one clip of one participant: the same bytes in whichever process and order."""
     number, clip = task
-    row = describe(number, clip, seed)
+    row = make_row(number, clip, seed)
     person = draw_person(number, row["label"], row["gender"], signal, seed)
     samples = make_clip(person, np.random.default_rng([seed, 2, number, clip]))
-    spectrogram, recording = list_files(out, row["id"])
+    spectrogram, recording = name_files(out, row["id"])
     if wav:
         write_recording(recording, samples)
     write_clip(spectrogram, log_mel(samples))
 
 
-def check_numbers(numbers: dict) -> None:
-    for name, value in numbers.items():
-        low, high = LIMITS[name]
-        if not low <= value <= high:
-            flag = "--" + name.replace("_", "-")
-            raise InputError(f"{flag} {value}: expected a number from {low} to {high}")
+def check_unoccupied(out: Path, voices: dict) -> None:
+    """Refuses a folder that holds a dataset, unless it is this one, complete or in part."""
+    info = read_info(out)
+    if info is not None and info.get("voices") != voices:
+        found = info.get("voices", "not written by synthetic.py")
+        raise InputError(f"{out} already holds another dataset ({found}): choose another --out")
 
 
-def check_free(out: Path, voices: dict) -> None:
-    """Refuses a folder that holds a dataset, unless it is this one, whole or in part."""
-    try:
-        found = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["voices"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError):
-        found = None  # no dataset, or another program's
-    files = (*out.glob("dataset.*"), *out.glob("Spectrograms/*.npy"))
-    if files and found != voices:
-        what = found or f"{files[0].name}, not written by synthetic.py"
-        raise InputError(f"{out} already holds another dataset ({what}): choose another --out")
-
-
-def make_all(tasks: list[tuple], jobs: int, make: Callable) -> None:
+def make_all(tasks: list[tuple[int, int]], jobs: int, make: Callable) -> None:
     from librosa.feature import melspectrogram  # noqa: F401 (2 s: here once, not in every process)
 
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), initializer=start_worker)
-    try:
-        done = pool.map(make, tasks, chunksize=4)
-        for _ in tqdm(done, "synthetic voices", len(tasks), unit="clip", disable=None):
-            pass
-    except BrokenProcessPool as error:
-        raise InputError("a process was killed: run again to go on, with fewer --jobs") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    done = map_processes(make, tasks, jobs, chunk=4)
+    for _ in tqdm(done, "synthetic voices", len(tasks), unit="clip", disable=None):
+        pass
 
 
 def make_dataset(
@@ -292,26 +266,24 @@ def make_dataset(
     """Makes the dataset in `out`, or what an interrupted run left to do -> number of clips made.
 
     Raises:
-        InputError: a number out of its range, another dataset in `out`, a full disk.
+        InputError: another dataset in `out`, a full disk.
     """
-    out, jobs = Path(out), os.cpu_count() if jobs is None else jobs
-    voices = dict(zip(LIMITS, (participants, clips, signal, seed), strict=False))
-    check_numbers(voices | {"jobs": jobs})
-    check_free(out, voices)
-    tasks = list(product(range(participants), range(clips)))
-    rows = [describe(*task, seed) for task in tasks]
-    made = [is_made(out, row["id"], wav) for row in rows]
-    missing = [task for task, is_there in zip(tasks, made, strict=True) if not is_there]
+    out = Path(out)
+    voices = {"participants": participants, "clips_per_participant": clips}
+    voices |= {"signal": signal, "seed": seed}
+    check_unoccupied(out, voices)
+    rows = {task: make_row(*task, seed) for task in product(range(participants), range(clips))}
+    missing = [task for task, row in rows.items() if not is_made(out, row["id"], wav)]
     if not missing and (out / "dataset.csv").exists():
         return 0
-    for path in list_files(out, "clip")[: 1 + wav]:
+    for path in name_files(out, "clip")[: 2 if wav else 1]:
         check_writable(path)
     info = {"corpus": "synthetic voices", "synthetic": True, "voices": voices}
-    write_json(out / "dataset.json", info)  # tells the next run what this one was making
+    write_info(out, info)
     if missing:
         make = partial(make_files, out=out, signal=signal, seed=seed, wav=wav)
-        make_all(missing, jobs, make)
-    write_dataset(out, rows, info)  # dataset.csv comes last: where it is, the dataset is whole
+        make_all(missing, jobs or os.cpu_count(), make)
+    write_dataset(out, list(rows.values()), info)
     return len(missing)
 
 
@@ -319,19 +291,17 @@ def make_dataset(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(
-        description="Makes Spectrograms/ and dataset.csv of voices that nobody has.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--participants", metavar="N", type=int, default=48, help="people; half of them label 1")
-    add("--clips-per-participant", metavar="N", type=int, default=10, help="of 8 s each")
+    parser = Parser(description="Makes Spectrograms/ and dataset.csv of synthetic voices.")
+    add, people, clips = parser.add_argument, at_least(4, below=100_001), at_least(1, below=10_001)
+    add("--participants", metavar="N", type=people, default=48, help="people; half of them label 1")
+    add("--clips-per-participant", metavar="N", type=clips, default=10, help="of 8 s each")
+    factor = at_least(0, float, below=5)  # beyond, a clip may hold no speech at all
     signal = "how far label 1 differs; 0: a coin's labels and no difference"
-    add("--signal", metavar="FACTOR", type=float, default=1.0, help=signal)
+    add("--signal", metavar="FACTOR", type=factor, default=1.0, help=signal)
     add("--out", metavar="FOLDER", type=Path, default=Path("synthetic"), help="where it goes")
     add("--wav", action="store_true", help="write the sound too, in Recordings/")
-    add("--seed", metavar="N", type=int, default=42, help="of people and clips")
-    add("--jobs", metavar="N", type=int, default=os.cpu_count(), help="processes")
+    add("--seed", metavar="N", type=at_least(0), default=42, help="of people and clips")
+    add("--jobs", metavar="N", type=at_least(1), default=os.cpu_count(), help="processes")
     return parser.parse_args()
 
 
@@ -340,11 +310,10 @@ def main() -> None:
     options = vars(args).copy()
     clips, out = options.pop("clips_per_participant"), args.out
     if not make_dataset(clips=clips, **options):
-        print(f"{out}: this dataset is there already, whole")
+        print(f"{out}: this dataset is there already, complete")
         return
-    print(
-        f"{out}: {clips * args.participants} clips of {args.participants} people, made from nothing"
-    )
+    people = f"{args.participants} people, synthetic voices"
+    print(f"{out}: {clips * args.participants} clips of {people}")
     print(f"python train_lstm.py --spectrograms {out}/Spectrograms --labels {out}/dataset.csv")
 
 

@@ -7,62 +7,89 @@ The test clips of train_*.py are set aside first. The same command goes on where
 and may run several times at once, on as many machines as reach the --storage.
 """
 
-import argparse
+import dataclasses
 import hashlib
+import importlib
 import json
 import os
 import shlex
 import time
 import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
 from functools import partial
 
 import numpy as np
 import optuna
-from matplotlib.figure import Figure
+import torch
+from optuna import Study, Trial
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sklearn.metrics import roc_auc_score
 from sqlalchemy.exc import SQLAlchemyError
 
-import train_cnn
-import train_lstm
-from common import Diverged, Interrupted, SpectrogramDataset, Training, pick_device
-from dataset import (
+import experiment
+from common import Diverged, Interrupted, SpectrogramDataset, Training, list_models
+from speech.cli import (
     InputError,
     Parser,
     at_least,
     check_writable,
+    optional,
+    print0,
     run,
-    split_clips,
-    split_folds,
     write_atomically,
 )
-from recipe import load_dataset
+from speech.dataset import Clips, split_clips
+from speech.device import pick_device
 
-RECIPES = {recipe.name: recipe for recipe in (train_cnn.RECIPE, train_lstm.RECIPE)}
-SPACE = {  # how Optuna draws a flag, if the recipe has it
-    "lr": lambda trial: trial.suggest_float("lr", 1e-5, 1e-2, log=True),
-    "batch_size": lambda trial: trial.suggest_categorical("batch_size", [8, 16, 32, 64]),
-    "dropout": lambda trial: trial.suggest_float("dropout", 0.0, 0.7),
-    "weight_decay": lambda trial: trial.suggest_float("weight_decay", 1e-4, 0.3, log=True),
-    "augment": lambda trial: trial.suggest_float("augment", 0.0, 2.0),
-    "hidden_size": lambda trial: trial.suggest_categorical("hidden_size", [32, 64, 128, 256]),
-    "num_layers": lambda trial: trial.suggest_int("num_layers", 1, 3),
-    "steps": lambda trial: trial.suggest_categorical("steps", ["time", "mel"]),
-}
-OWN = {"model", "trials", "storage", "picture", "folds", "resume"}  # not of the final command
-PLACES = {"spectrograms", "labels", "weights", "device", "workers"}  # change no score
+Space = dict[str, list | tuple]  # of each searched flag its choices, or its range (low, high)
+
+LOG_RATIO = 100  # a range that spans two decades or more is searched by its logarithm
+TUNE_FLAGS = {"trials", "storage", "picture"}  # how long and where; no score depends on them
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 HEARTBEAT_SECONDS, DEAD_SECONDS = 5, 30  # after such a silence a trial is run again
+SETUP = "speech-depression"  # a study's attribute: its flags, search space and clips
+SETUP_FORMAT = 1  # older studies have no such attribute, and are left alone
 
 
-class Surplus(Exception):
-    """Another process has begun the last trial meanwhile."""
+# --- the search space ---------------------------------------------------------------------------
+
+
+def find_space(script: str, search: Space, defaults: dict) -> Space:
+    """The search space that a script asks for, wide enough for the defaults: they are tried first.
+
+    Raises:
+        InputError: the script's SEARCH does not fit its flags.
+    """
+    space = {}
+    for name, choices in search.items():
+        if name not in defaults:
+            raise InputError(f"{script}.py: SEARCH names {name}, no flag of it that has a default")
+        default = defaults[name]
+        if isinstance(choices, list):
+            space[name] = choices if default in choices else [*choices, default]
+        elif isinstance(default, int | float):
+            low, _, high = sorted([*choices, default])
+            space[name] = (float(low), float(high)) if isinstance(default, float) else (low, high)
+        else:
+            found = f"the range {choices}, but its default is {default!r}"
+            raise InputError(f"{script}.py: SEARCH gives {name} {found}: expected a number")
+    return space
+
+
+def draw_value(trial: Trial, name: str, choices: list | tuple) -> object:
+    if isinstance(choices, list):
+        return trial.suggest_categorical(name, choices)
+    low, high = choices
+    integers = isinstance(low, int) and isinstance(high, int)
+    suggest = trial.suggest_int if integers else trial.suggest_float
+    return suggest(name, low, high, log=low > 0 and high / low >= LOG_RATIO)
 
 
 class Sampler(optuna.samplers.TPESampler):
-    """TPE that tries the recipe's defaults first; seeded by the trial's number.
+    """TPE that tries the script's defaults first; seeded by the trial's number.
 
     With one seed for all, processes that share a study would draw the same trials.
     """
@@ -71,10 +98,10 @@ class Sampler(optuna.samplers.TPESampler):
         super().__init__(seed=seed)
         self.defaults, self.seed = defaults, seed
 
-    def before_trial(self, study, trial):
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         super().__init__(seed=self.seed + trial.number)
 
-    def sample_independent(self, study, trial, name, distribution):
+    def sample_independent(self, study, trial, name, distribution) -> object:
         if trial.number == 0:
             return self.defaults[name]
         return super().sample_independent(study, trial, name, distribution)
@@ -83,60 +110,79 @@ class Sampler(optuna.samplers.TPESampler):
 # --- a trial ------------------------------------------------------------------------------------
 
 
-def plan_folds(args) -> tuple:
-    """The clips that are not test clips, about the data, and folds (train, held) of positions."""
-    frame, data = load_dataset(args)
-    test = split_clips(frame, args.split, args.seed, validate=False)["test"]
-    rest = frame.drop(index=test).drop(columns="split", errors="ignore").reset_index(drop=True)
-    if args.folds == "people":
-        args.folds = rest["participant"].nunique()
-    try:
-        folds = split_folds(rest, args.folds, args.split, args.seed)
-    except ValueError as error:
-        raise InputError(f"--folds {args.folds}: {error}") from error
+class Surplus(Exception):
+    """Another process has begun the last trial meanwhile."""
+
+
+def plan_folds(args: Namespace, clips: Clips) -> tuple[Clips, list[dict]]:
+    """The clips without the test clips, and for each fold positions of train and val in them."""
+    test = split_clips(clips.frame, args.split, args.seed, validate=False)["test"]
+    frame = clips.frame.drop(index=test).reset_index(drop=True)
+    # What a fold holds out is for validation; with patience it would hold out more of the rest.
+    folds = experiment.plan_splits(Namespace(**vars(args) | {"patience": 0}), frame)
     for number, fold in enumerate(folds, 1):
-        if any(rest["label"].iloc[side].nunique() < 2 for side in fold):
+        if frame["label"].iloc[fold["test"]].nunique() < 2:
             raise InputError(f"--folds {args.folds}: one label only in fold {number}; try fewer")
-    sizes = f"{len(rest)} clips of {rest['participant'].nunique()} participants"
-    print(f"{sizes} in {args.folds} folds by {args.split}; {len(test)} test clips are set aside")
-    return rest, data, folds
+    sizes = f"{len(frame)} clips of {frame['participant'].nunique()} participants"
+    by = "given" if args.folds == "given" else args.split
+    print0(f"{sizes} in {len(folds)} folds by {by}; {len(test)} test clips are set aside")
+    folds = [{"train": fold["train"], "val": fold["test"]} for fold in folds]
+    return dataclasses.replace(clips, frame=frame), folds
+
+
+def make_trainings(
+    args: Namespace,
+    build: experiment.Build,
+    clips: Clips,
+    folds: list[dict],
+    device: torch.device,
+) -> Iterator[Training]:
+    """A training run for each fold, of the model that `args` ask for."""
+    dataset = SpectrogramDataset(clips.frame["path"], clips.frame["label"])
+    for fold in folds:
+        torch.manual_seed(args.seed)
+        model = build(args, *clips.shape)
+        yield experiment.make_training(args, model, dataset, fold, device)
 
 
 def round_off(values: dict) -> dict:
-    """What is trained is what the final command says, to three digits."""
+    """What is trained is what the final command names, to three digits."""
     return {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in values.items()}
 
 
-def auroc(training: Training) -> float:
+def validation_auroc(training: Training) -> float:
     logits = np.nan_to_num(training.predict("val", training.autocast))
     return roc_auc_score(training.labels[training.split["val"]], logits[:, 1] - logits[:, 0])
 
 
-def score_fold(trial: optuna.Trial, training: Training, step: int) -> float:
+def score_fold(trial: Trial, training: Training, step: int) -> float:
     """Trains on one fold -> AUROC on what it holds out; a bad trial is pruned at any epoch."""
 
-    def watch(record):
-        trial.report(auroc(training), step + record["epoch"])
+    def watch(record: dict) -> None:
+        trial.report(validation_auroc(training), step + record["epoch"])
         if trial.should_prune():
             raise optuna.TrialPruned
 
     with redirect_stdout(None):  # a line for each epoch
         training.fit(on_epoch=watch)
-    return auroc(training)
+    return validation_auroc(training)
 
 
-def validate(trial: optuna.Trial, args, dataset, shape, folds, device) -> float:
-    """The objective: mean validation AUROC over the folds."""
-    values = round_off({name: draw(trial) for name, draw in SPACE.items() if is_free(args, name)})
+def run_trial(trial: Trial, args: Namespace, space: Space, trainings: Callable) -> float:
+    """The objective: mean validation AUROC over the folds.
+
+    Args:
+        trainings: yields a training run of (args) for each fold.
+    """
+    values = {name: draw_value(trial, name, choices) for name, choices in space.items()}
     if is_surplus(trial, args.trials):
         raise Surplus
-    args = argparse.Namespace(**vars(args) | values)
-    scores = []
+    args = Namespace(**vars(args) | round_off(values))
     try:
-        for number, (train, held) in enumerate(folds):
-            model, _ = RECIPES[args.model].build(args, shape)
-            training = Training(model, dataset, {"train": train, "val": held}, args, device)
-            scores.append(score_fold(trial, training, number * args.epochs))
+        scores = [
+            score_fold(trial, training, number * args.epochs)
+            for number, training in enumerate(trainings(args))
+        ]
     except Diverged as error:
         raise optuna.TrialPruned from error
     except Interrupted:
@@ -149,17 +195,12 @@ def validate(trial: optuna.Trial, args, dataset, shape, folds, device) -> float:
 # --- the study ----------------------------------------------------------------------------------
 
 
-def is_free(args, name: str) -> bool:
-    """Whether the recipe has this flag and it was not given."""
-    return getattr(args, name, 0) is None
-
-
-def is_taken(trial) -> bool:
+def is_taken(trial: FrozenTrial) -> bool:
     """Done or being run; a process killed before it drew the parameters left nothing to do."""
     return trial.state in DONE or (trial.state == TrialState.RUNNING and bool(trial.params))
 
 
-def is_surplus(trial: optuna.Trial, target: int) -> bool:
+def is_surplus(trial: Trial, target: int) -> bool:
     """Whether the trials begun before this one are enough, whoever runs them."""
     for _ in range(10):
         before = trial.study.get_trials(deepcopy=False)[: trial.number]
@@ -191,32 +232,56 @@ def open_storage(url: str, attempts: int = 3) -> RDBStorage:
         raise InputError(f"--storage {url}: cannot be opened ({reason}); {expected}") from error
 
 
-def open_study(args, sha256: str) -> optuna.Study:
-    """The study of these clips and flags, with what is done of it."""
-    left_out = PLACES | OWN - {"model", "folds"}
-    setup = {name: value for name, value in vars(args).items() if name not in left_out}
-    name = hashlib.sha256(json.dumps([setup, sha256], sort_keys=True).encode()).hexdigest()[:8]
-    defaults = vars(RECIPES[args.model].parser().parse_args([]))
-    return optuna.create_study(
-        storage=open_storage(args.storage),
+def name_study(storage: RDBStorage, setup: dict, defaults: dict) -> str:
+    """The name of the study of this setup: of one in the storage, or else of a new one.
+
+    One from before a flag was added counts, at the flag's default. A new name is a hash: processes
+    that start at once then share one study.
+    """
+    for study in storage.get_all_studies():
+        earlier = study.user_attrs.get(SETUP, {})
+        same = all(earlier.get(key) == setup[key] for key in ("format", "content"))
+        if same and not experiment.differing_flags(setup["flags"], earlier["flags"], defaults):
+            return study.study_name
+    digest = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
+    return f"{setup['flags']['model']}-{digest[:8]}"
+
+
+def open_study(args: Namespace, space: Space, defaults: dict, content: str) -> Study:
+    """The study of these flags, search space and clips, with what is done of it.
+
+    Args:
+        defaults: of the training script's flags; a study from before a flag ran with its default.
+        content: the hash of clips and labels.
+    """
+    flags = experiment.result_flags(args).items()
+    flags = {name: value for name, value in flags if name not in TUNE_FLAGS}
+    # The space is part of it: Optuna refuses other choices in a study that has begun.
+    flags |= {name: f"searched in {choices}" for name, choices in space.items()}
+    setup = {"format": SETUP_FORMAT, "flags": flags, "content": content}
+    storage = open_storage(args.storage)
+    study = optuna.create_study(
+        storage=storage,
         sampler=Sampler(defaults, args.seed),
         pruner=optuna.pruners.MedianPruner(n_warmup_steps=args.epochs // 3),
-        study_name=f"{args.model}-{name}",
+        study_name=name_study(storage, setup, defaults),
         direction="maximize",
         load_if_exists=True,
     )
+    study.set_user_attr(SETUP, setup)
+    return study
 
 
-def print_trial(target: int, study: optuna.Study, trial) -> None:
+def print_trial(target: int, study: Study, trial: FrozenTrial) -> None:
     if trial.state not in DONE:
         return
     done = sum(other.state in DONE for other in study.get_trials(deepcopy=False))
     score = f"AUROC {trial.value:.3f}" if trial.state == TrialState.COMPLETE else "pruned     "
     values = "  ".join(f"{name} {value}" for name, value in round_off(trial.params).items())
-    print(f"{done:4}/{target}  {score}  {trial.duration.seconds:4} s  {values}", flush=True)
+    print0(f"{done:4}/{target}  {score}  {trial.duration.seconds:4} s  {values}")
 
 
-def optimise(study: optuna.Study, objective, target: int) -> None:
+def run_trials(study: Study, objective: Callable[[Trial], float], target: int) -> None:
     """Runs trials until `target` are done, waiting for those that other processes run."""
     line = partial(print_trial, target)
     while True:
@@ -231,8 +296,53 @@ def optimise(study: optuna.Study, objective, target: int) -> None:
             study.optimize(objective, n_trials=1, catch=Surplus, callbacks=[line])
 
 
-def plot(study: optuna.Study, path: str) -> None:
+# --- what was found -----------------------------------------------------------------------------
+
+
+def write_command(args: Namespace, values: dict, defaults: dict) -> str:
+    """The training command: the flags that were given or found, where they are not the default."""
+    words = ["python", f"train_{args.model}.py"]
+    for name, value in (vars(args) | values).items():
+        tuning = name in TUNE_FLAGS | {"model", "folds", "resume"}
+        if tuning or value is None or value == defaults.get(name):
+            continue
+        flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag)
+        else:  # argparse takes what begins with - for a flag
+            words += [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
+    return shlex.join(words)
+
+
+def print_best(study: Study, args: Namespace, defaults: dict) -> None:
+    """What was found, how far to trust it, and the command that trains it."""
+    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    if not complete:
+        raise InputError("every trial was pruned or diverged: try more --trials")
+    best, folds = study.best_trial, study.best_trial.user_attrs["folds"]
+    spread = f"sd {np.std(folds, ddof=1):.3f} over {len(folds)} folds"
+    line = f"best: AUROC {best.value:.3f} ({spread}), trial {best.number}"
+    if complete[0].number == 0:
+        line += f"; the defaults: {complete[0].value:.3f}"
+    print0(f"{line}\nThe best of {args.trials} trials is optimistic; the test clips decide:")
+    print0(f"  {write_command(args, round_off(best.params), defaults)}")
+
+
+def print_importance(study: Study) -> None:
+    """Each searched flag's share of the scores' variance."""
+    scores = {trial.value for trial in study.trials if trial.state == TrialState.COMPLETE}
+    if len(scores) < 2:
+        raise ValueError("it takes two different scores")
+    # Over all trials: Optuna's default asks what separates the best few.
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator).items()
+    print0("importance: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
+
+
+def draw_history(study: Study, path: str) -> None:
     """Writes a picture of the trials' validation AUROC, in order, and of the best so far."""
+    from matplotlib.figure import Figure
+
     axes = (figure := Figure(figsize=(7, 4), dpi=150, layout="constrained")).subplots()
     for state, mark in zip(DONE, ("o", "x"), strict=True):
         trials = [t for t in study.trials if t.state == state and t.value is not None]
@@ -243,62 +353,25 @@ def plot(study: optuna.Study, path: str) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title=study.study_name, xlabel="trial", ylabel="validation AUROC")
     axes.legend()
-    with write_atomically(path) as temporary:
+    ours = f"{path}.{os.getpid()}"  # processes of one study end together
+    with write_atomically(ours) as temporary:
         figure.savefig(temporary, format="png")
-
-
-def summarise(study: optuna.Study, target: int, command: str) -> str:
-    """What was found, how far to trust it, and the command that trains it."""
-    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
-    if not complete:
-        raise InputError("every trial was pruned or diverged: try more --trials")
-    best, folds = study.best_trial, study.best_trial.user_attrs["folds"]
-    spread = f"sd {np.std(folds, ddof=1):.3f} over {len(folds)} folds"
-    lines = [f"best: AUROC {best.value:.3f} ({spread}), trial {best.number}"]
-    if complete[0].number == 0:
-        lines[0] += f"; the recipe's defaults: {complete[0].value:.3f}"
-    if len(complete) > 1:
-        # Over all trials: Optuna's default asks what separates the best few.
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        shares = optuna.importance.get_param_importances(study, evaluator=evaluator).items()
-        lines.append("what mattered: " + ", ".join(f"{name} {part:.0%}" for name, part in shares))
-    lines.append(f"As the best of {target} this flatters; the test clips will tell:")
-    return "\n".join([*lines, f"  {command} {to_flags(round_off(best.params))}"])
+    os.replace(ours, path)
 
 
 # --- the command line ---------------------------------------------------------------------------
 
 
-def to_flags(values: dict) -> str:
-    words = []
-    for name, value in values.items():
-        flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
-        words += [flag] if isinstance(value, bool) else [flag, str(value)]
-    return shlex.join(words)
-
-
-def write_command(args) -> str:
-    """The training command with the flags that were given."""
-    defaults = vars(RECIPES[args.model].parser().parse_args([]))
-    given = {
-        name: value
-        for name, value in vars(args).items()
-        if name not in OWN and value not in (None, defaults.get(name))
-    }
-    return f"python train_{args.model}.py {to_flags(given)}".rstrip()
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description="Searches a recipe's hyperparameters.")
+def parse_arguments() -> Namespace:
+    parser = Parser(description="Searches a model's hyperparameters.")
     models = parser.add_subparsers(dest="model", required=True)
-    for name, recipe in RECIPES.items():
-        known = recipe.parser()
-        free = SPACE.keys() & vars(known.parse_args([])).keys()
-        known.set_defaults(folds=3, **dict.fromkeys(free))
+    for name in list_models():
+        script = importlib.import_module(f"train_{name}")
+        known = script.make_parser()
+        known.set_defaults(folds=3, **dict.fromkeys(experiment.SEARCH | script.SEARCH))
         text = "Flags whose default is None are searched for, unless they are given."
-        shown = {"description": text, "formatter_class": known.formatter_class}
-        model = models.add_parser(name, parents=[known], conflict_handler="resolve", **shown)
-        add = model.add_argument
+        shown = {"description": text, "conflict_handler": "resolve"}
+        add = models.add_parser(name, parents=[known], **shown).add_argument
         add("--trials", metavar="N", type=at_least(1), default=20, help="of all processes together")
         add("--storage", metavar="URL", default="sqlite:///tune.db", help="a file or a database")
         add("--picture", metavar="FILE", default="tune.png", help="to be written")
@@ -306,26 +379,33 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    args = parse_arguments()
-    command = write_command(args)
-    vars(args).setdefault("patience", 0)  # the last epoch counts, as in train_*.py --folds
+    given = parse_arguments()
+    script = importlib.import_module(f"train_{given.model}")
+    defaults = vars(script.make_parser().parse_args([]))
+    space = find_space(script.__name__, experiment.SEARCH | script.SEARCH, defaults)
+    space = {name: choices for name, choices in space.items() if getattr(given, name) is None}
+    args = Namespace(**{"patience": 0} | vars(given))  # the last epoch counts, as with --folds
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    picture = f"{args.picture}.{os.getpid()}"  # processes of one study begin and end together
-    check_writable(picture)
-    frame, data, folds = plan_folds(args)
-    study = open_study(args, data["sha256"])
-    dataset, device = SpectrogramDataset(frame, args.spectrograms), pick_device(args.device)
-    context = {"args": args, "dataset": dataset, "shape": data["shape"], "folds": folds}
-    print(f"{study.study_name} in {args.storage}", flush=True)
+    check_writable(args.picture)
+    device = pick_device(args.device)
+    clips = experiment.load_dataset(args).clips
+    rest, folds = plan_folds(args, clips)
+    study = open_study(args, space, defaults, clips.content)
+    print0(f"{study.study_name} in {args.storage}")
+    context = {"build": script.build, "clips": rest, "folds": folds, "device": device}
+    trainings = partial(make_trainings, **context)
+    objective = partial(run_trial, args=args, space=space, trainings=trainings)
     try:
-        optimise(study, partial(validate, **context, device=device), args.trials)
+        run_trials(study, objective, args.trials)
     except Interrupted as error:
-        print("Stopped, nothing is lost: the same command goes on from here.")
+        print0("Stopped, nothing is lost: the same command goes on from here.")
         return 128 + error.args[0]
-    plot(study, picture)
-    os.replace(picture, args.picture)
-    print(summarise(study, args.trials, command))
+    print_best(study, given, defaults)
+    with optional("importance"):
+        print_importance(study)
+    with optional("picture"):
+        draw_history(study, args.picture)
     return 0
 
 

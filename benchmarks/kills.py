@@ -18,9 +18,9 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import data_flags, write_clips, write_weights
+from dataset import Parser, at_least, run
 
 import common
-from dataset import Parser, at_least, run
 
 # The script with a checkpoint after every step, so that many kills fall into its writing.
 TRAIN = """

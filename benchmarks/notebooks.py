@@ -22,11 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 import pandas as pd
 import torch
+from dataset import Parser, at_least, run
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import trange
-
-from dataset import Parser, at_least, run
 
 ROWS = ("notebook", "ours, fp32", "ours, auto", "ours, auto, recipe")
 GFLOP_PER_CLIP = {"cnn": 2 * 3 * 0.3356}  # 335.6 MMAC forward; the backward pass costs twice that
@@ -111,10 +110,11 @@ def notebook(name, folder, labels):
 
 def ours(name, folder, labels, flags):
     """-> a function that trains one epoch as train_cnn.py or train_lstm.py does."""
+    from recipe import load_dataset
+
     import common  # not above: the notebook's process is to be as the notebook's was
     import train_cnn
     import train_lstm
-    from recipe import load_dataset
 
     recipe = {"cnn": train_cnn, "lstm": train_lstm}[name].RECIPE
     paths = ["--spectrograms", str(folder), "--labels", str(labels)]

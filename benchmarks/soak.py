@@ -3,8 +3,8 @@
     python benchmarks/soak.py --minutes 10 --clients 16
 
 Good requests must get predict.py's answer and hostile ones a refusal; while the queue is full, any
-may be told so. Besides, there must be no server error, no growing memory (Linux tells it), and no
-file left after SIGTERM.
+may answer that it is busy. Besides, there must be no server error, no growing memory (on Linux),
+and no file left after SIGTERM.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "speech")]
 
 import httpx
 import numpy as np
 from test_dataset import HOSTILE
-from test_demo import file_data, hearing_weights, serving, stop, write_inputs
+from test_demo import file_data, serving, stop, write_inputs, write_sound_weights
 
 import predict
-from dataset import Parser, at_least, run
+from speech.cli import Parser, at_least, run
 
 MAX_GROWTH_MB = 100
 TOLERANCE = 1e-6  # of a probability: other batches round differently
@@ -82,7 +82,7 @@ def write_questions(folder, weights, button, rng):
     sets += [("40 clips", "classify", clips * 10), ("recording", "listen", [files / "003.wav"])]
     sets += [("mixed with hostile", "classify", paths) for paths in mixed]
     sets += [("by the page's button", button, paths) for paths in (clips, *mixed)]
-    choices = {"Both": models, "CNN": models[:1], "LSTM": models[1:]}
+    choices = {"Both": models, "cnn": models[:1], "lstm": models[1:]}
     return [
         Question(*one, model, [row._asdict() for row in predict.predict(choices[model], one[2])])
         for one in sets
@@ -102,16 +102,16 @@ def call(http, name, **body):
 
 def is_right(found, expected):
     """Rows as predict.py's: the same words, and probabilities within the tolerance."""
-    words, chances = [], []
+    words, probabilities = [], []
     for rows in (found, expected):
         words.append([{**row, "probability": None} for row in rows])
-        chances.append(
+        probabilities.append(
             [
                 float("nan" if row["probability"] in (None, "") else row["probability"])
                 for row in rows
             ]
         )
-    return words[0] == words[1] and np.allclose(*chances, 0, TOLERANCE, equal_nan=True)
+    return words[0] == words[1] and np.allclose(*probabilities, 0, TOLERANCE, equal_nan=True)
 
 
 def ask(http, question):
@@ -286,7 +286,7 @@ def stop_in_mid_traffic(server, folder):
         with begin_upload(http, 10**7, bytes(10**5)):
             print(f"stopped with status {(status := stop(server, signal.SIGTERM))}")
     left = [str(path) for path in folder.rglob("*") if path.name != "stderr"]
-    return left + [f"status {status}"] * (status != 130)
+    return left if status == 130 else [*left, f"status {status}"]
 
 
 def report(visits):
@@ -318,7 +318,7 @@ def main():
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is stopped too
     with tempfile.TemporaryDirectory() as folder:
-        weights, temp = hearing_weights(Path(folder, "weights")), Path(folder, "temp")
+        weights, temp = write_sound_weights(Path(folder, "weights")), Path(folder, "temp")
         with serving(temp, "--no-share", "--weights", *weights) as server:
             questions = write_questions(
                 Path(folder, "inputs"), weights, find_button(server), random.Random(args.seed)

@@ -1,8 +1,10 @@
 """What several test files need: small datasets, weights, and scripts run as a user runs them."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
+import json
 import os
 import resource
 import subprocess
@@ -16,7 +18,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import common
-from dataset import InputError, run
+from speech.cli import InputError, run
+from speech.metadata import DataSummary, hash_participant, make_metadata
+from speech.report import METRICS
 
 ROOT = Path(__file__).parent.parent
 FUZZ = int(os.environ.get("FUZZ", 2000))  # hostile inputs per reader; FUZZ=100000 pytest -k fuzz
@@ -49,34 +53,27 @@ def write_clips(folder, participants=12, clips=6, shape=SHAPE, seed=0, labels=No
 def write_weights(path, name="lstm", shape=(128, 251), synthetic=False, seed=0, **arguments):
     """Untrained weights with the metadata of trained ones."""
     torch.manual_seed(seed)
-    arguments = {"n_mels": shape[0], "n_frames": shape[1]} | arguments
-    metric = {"value": 0.7, "low": 0.6, "high": 0.8}
-    table = dict.fromkeys(common.report.METRICS, metric)
-    sides = {"train": 30, "val": 4, "test": 8}
-    metadata = {
-        "model": name,
-        "arguments": arguments,
-        "shape": shape,
-        "preprocessing": {"normalisation": "min-max per clip", "sound": None},
-        "class_names": common.CLASS_NAMES,
-        "temperature": 1.5,
-        "data": {
-            "corpus": "synthetic voices" if synthetic else "a test's",
-            "synthetic": synthetic,
-            "split": "participant",
-            "total": {"clips": 42, "participants": 12},
-            "clips": sides,
-            "participants": {"train": 8, "val": 2, "test": 2},
-            "on_both_sides": 0,
-            "sha256": "0" * 64,
-            "seen": [common.fingerprint("001")],
-        },
-        "test": {"clips": table, "participants": table},
-        "versions": common.versions(),
-    }
+    model = common.find_model(name)(*shape, **arguments)
+    table = dict.fromkeys(METRICS, {"value": 0.7, "low": 0.6, "high": 0.8})
+    data = DataSummary(
+        corpus="synthetic voices" if synthetic else "a test's",
+        synthetic=synthetic,
+        sha256="0" * 64,
+        content="0" * 64,
+        split="participant",
+        folds=None,
+        total={"clips": 42, "participants": 12},
+        clips={"train": 30, "val": 4, "test": 8},
+        participants={"train": 8, "val": 2, "test": 2},
+        on_both_sides={},
+        seen=[hash_participant("001")],
+    )
+    test = {"clips": table, "participants": table}
+    known = 1.5, None, dataclasses.asdict(data), test
+    metadata = make_metadata(model.name, model.arguments, *known)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    common.save_weights(path, common.MODELS[name](**arguments), metadata)
+    common.save_weights(path, model, metadata)
     return path
 
 
@@ -131,8 +128,8 @@ def refused_or_read():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**17  # KiB
 
 
-def told(process) -> str:
-    """The one line that a user's mistake is told in."""
+def error_line(process) -> str:
+    """The one line that reports a user's mistake."""
     assert process.returncode == 2, process.stdout + process.stderr
     assert "Traceback" not in process.stderr
     lines = process.stderr.strip().splitlines()
@@ -152,3 +149,33 @@ def weights(tmp_path_factory):
     write_weights(folder / "cnn.safetensors", "cnn")
     write_weights(folder / "lstm.safetensors", "lstm", steps="time", pool="mean")
     return folder
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """A small weights file taken apart: the tensors' part of its header, metadata, data."""
+    path = tmp_path_factory.mktemp("parts") / "w.safetensors"
+    write_weights(path, "lstm", SHAPE, hidden_size=2, num_layers=1)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata = json.loads(header.pop("__metadata__")["speech-depression"])
+    metadata["preprocessing"]["sound"] = SOUND
+    return header, metadata, content[8 + length :]
+
+
+def weights_file(header, metadata, data, length=None):
+    """A safetensors file that may say anything; what is no text is put there as JSON."""
+    inner = metadata if isinstance(metadata, str) else json.dumps(metadata)
+    header = {"__metadata__": {"speech-depression": inner}} | header
+    header = json.dumps(header).encode()
+    return (len(header) if length is None else length).to_bytes(8, "little") + header + data
+
+
+def changed(value, *where):
+    """A copy of nested dicts and lists, with what is `where`[:-1] replaced by its last."""
+    if len(where) == 1:
+        return where[0]
+    copy = list(value) if isinstance(value, list) else dict(value)
+    copy[where[0]] = changed(copy.get(where[0]) if isinstance(copy, dict) else None, *where[1:])
+    return copy

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
-from test_demo import hearing_weights, serving, write_inputs
+from test_demo import serving, write_inputs, write_sound_weights
 
 import demo
 
@@ -50,7 +50,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    models = hearing_weights(folder)
+    models = write_sound_weights(folder)
     with serving(folder / "tmp", "--no-share", "--weights", *models) as server:
         yield server.url
 
@@ -109,7 +109,7 @@ def classify(page, *paths):
     expect(page.locator("#picture img")).to_be_visible(timeout=PATIENCE)
 
 
-def hear(page, path):
+def classify_recording(page, path):
     page.get_by_role("tab", name="Sound").click()
     page.locator("#recording input[type=file]").set_input_files(str(path))
     expect(page.locator("#recording audio.standard-player")).to_be_visible()
@@ -127,7 +127,7 @@ def test_a_clip_gets_a_verdict_both_probabilities_and_a_picture(visit, files):
         re_any("Depressed", "Not Depressed", "Uncertain")
     )
     for name in ("Depressed", "Not Depressed"):
-        expect(page.locator("#chances")).to_contain_text(name)
+        expect(page.locator("#probabilities")).to_contain_text(name)
     expect(page.locator("#picture img")).to_have_attribute("alt", re_any("Mel spectrogram of"))
     expect(page.locator("#picture .y")).to_contain_text("4000 Hz")
     expect(page.locator("#picture .x")).to_contain_text("6 s")
@@ -136,7 +136,7 @@ def test_a_clip_gets_a_verdict_both_probabilities_and_a_picture(visit, files):
 
 def test_a_recording_gets_a_timeline_and_an_explanation(visit, files):
     page = visit()
-    hear(page, files / "003.wav")
+    classify_recording(page, files / "003.wav")
     expect(page.locator("#timeline svg")).to_have_attribute("aria-label", re_any("in 3 windows"))
     before = page.locator("#picture img").get_attribute("src")
     page.get_by_label("Show what moved the verdict").check()
@@ -147,7 +147,7 @@ def test_a_recording_gets_a_timeline_and_an_explanation(visit, files):
     expect(page.locator("#picture img")).to_have_attribute("alt", re_any("003_clip_12;"))
 
 
-def test_the_microphone_is_heard(visit):
+def test_a_recording_by_microphone(visit):
     page = visit()
     page.get_by_role("tab", name="Sound").click()
     page.get_by_label(re_any("Record audio", "microphone")).first.click()
@@ -192,7 +192,7 @@ def test_a_bad_file_among_good_ones_and_the_csv(visit, files, tmp_path):
     assert [row["verdict"] == "error" for row in rows[:4]] == [False, True, False, False]
 
 
-def test_nothing_but_bad_files_is_told_so(visit, files):
+def test_nothing_but_bad_files_is_reported(visit, files):
     page = visit()
     choose(page, files / "broken.npy")
     page.click("#classify")
@@ -203,7 +203,7 @@ def test_nothing_but_bad_files_is_told_so(visit, files):
 def test_each_model_has_its_own_answer(visit, files):
     page, answers = visit(), set()
     choose(page, files / "001_clip_0.npy", files / "001_clip_8.npy")
-    for name in ("CNN", "LSTM", "Both"):
+    for name in ("cnn", "lstm", "Both"):
         page.get_by_label(name, exact=True).check()
         page.click("#classify")
         expect(page.locator("#timeline svg")).to_be_visible()
@@ -212,7 +212,7 @@ def test_each_model_has_its_own_answer(visit, files):
     assert len(answers) == 3
 
 
-def test_nothing_chosen_is_told_so(visit):
+def test_nothing_chosen_is_reported(visit):
     page = visit()
     page.click("#classify")
     expect(page.get_by_text("Choose a file first")).to_be_visible()
@@ -238,7 +238,7 @@ def test_everybody_can_use_it(visit, files, size, scheme):
     page.get_by_role("button", name="About this model").click()
     expect(page.locator("#about table").first).to_contain_text("majority")
     examine()
-    hear(page, files / "003.wav")
+    classify_recording(page, files / "003.wav")
     page.get_by_label("Show what moved the verdict").check()
     expect(page.locator("#picture img")).to_have_attribute("alt", re_any("Orange moved"))
     examine()

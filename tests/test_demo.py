@@ -22,24 +22,24 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, call_script, run_script, told, write_weights
+from conftest import ROOT, call_script, error_line, run_script, write_weights
 from PIL import Image
 
 import common
 import demo
 import predict
-import prepare
+from speech.audio import SETTINGS
 
 # --- a server to talk to ------------------------------------------------------------------------
 
 
-def hearing_weights(folder):
+def write_sound_weights(folder):
     """cnn.safetensors and lstm.safetensors that know how sound becomes a spectrogram."""
     arguments = {"cnn": {}, "lstm": {"steps": "time", "pool": "mean"}}
     for seed, (name, more) in enumerate(arguments.items()):
         path = write_weights(folder / f"{name}.safetensors", name, seed=seed, **more)
         model, metadata = common.load_weights(path)
-        metadata["preprocessing"]["sound"] = prepare.SETTINGS
+        metadata["preprocessing"]["sound"] = SETTINGS
         metadata["data"]["synthetic"] = True
         common.save_weights(path, model, metadata)
     return [folder / "cnn.safetensors", folder / "lstm.safetensors"]
@@ -96,7 +96,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    return hearing_weights(tmp_path_factory.mktemp("models"))
+    return write_sound_weights(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def classify(url, paths, model="Both"):
 def expected(models, paths):
     models = predict.load_models(models)
     clips = [predict.read_input(path, models[0][1])[0][0] for path in paths]
-    return predict.probabilities(models, clips)
+    return predict.predict_probabilities(models, clips)
 
 
 # --- pictures and texts -------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def expected(models, paths):
 
 def test_ticks_stand_where_librosa_puts_the_frequencies():
     librosa = pytest.importorskip("librosa")
-    x, y = demo.find_ticks((128, 251), prepare.SETTINGS)
+    x, y = demo.find_ticks((128, 251), SETTINGS)
     bins = librosa.mel_frequencies(n_mels=130, fmax=8000)[1:-1]  # the triangles' centres
     for text, place in y[:-1]:
         assert np.interp(float(text.removesuffix(" Hz")), bins, np.arange(128)) == pytest.approx(
@@ -162,7 +162,7 @@ def picture(html):
 def test_the_picture_has_low_frequencies_at_the_bottom_and_a_text():
     clip = np.zeros((128, 251), np.float32)
     clip[:20] = 1
-    html = demo.draw_clip('<b>"x"</b>', clip, prepare.SETTINGS)
+    html = demo.draw_clip('<b>"x"</b>', clip, SETTINGS, None)
     pixels = picture(html)
     assert pixels.shape == (128, 251, 3)
     assert pixels[-20:].mean() > 200 > 60 > pixels[:-20].mean()
@@ -204,13 +204,13 @@ def person(name, p):
 
 
 def test_the_verdict_in_words():
-    words, chances = demo.summarise([person("<a>", 0.7)])
+    words, probabilities = demo.format_result([person("<a>", 0.7)])
     assert words == "## Depressed\n&lt;a&gt;: mean of 2 clips"
-    assert chances == {"Not Depressed": pytest.approx(0.3), "Depressed": pytest.approx(0.7)}
-    assert demo.summarise([person("a", 0.55)])[0].startswith("## Uncertain\n")
-    words, chances = demo.summarise([person("a", 0.9), person("b", 0.1)])
-    assert words == "## 2 people: 1 Depressed, 1 Not Depressed" and chances is None
-    assert demo.summarise([])[0].startswith("## No verdict")
+    assert probabilities == {"Not Depressed": pytest.approx(0.3), "Depressed": pytest.approx(0.7)}
+    assert demo.format_result([person("a", 0.55)])[0].startswith("## Uncertain\n")
+    words, probabilities = demo.format_result([person("a", 0.9), person("b", 0.1)])
+    assert words == "## 2 people: 1 Depressed, 1 Not Depressed" and probabilities is None
+    assert demo.format_result([])[0].startswith("## No verdict")
 
 
 def test_csv_cells_are_no_formulas():
@@ -222,13 +222,33 @@ def test_csv_cells_are_no_formulas():
     assert second["clip"] == "'-bad" and second["probability"] == ""
 
 
-def test_about_tells_data_split_scores_and_versions(models):
+def test_about_shows_data_split_scores_and_versions(models):
     _, metadata = common.load_weights(models[0])
     metadata["test"]["clips"]["auroc"] = {"value": None, "low": None, "high": None}
-    text = demo.describe(metadata)
-    assert "### CNN" in text and "split by participant" in text and "test 8 (2)" in text
+    text = demo.describe_weights("cnn-old", metadata)
+    assert "### cnn-old" in text and "split by participant" in text and "test 8 (2)" in text
     assert "| accuracy | 0.700 [0.60, 0.80] | 0.700 [0.60, 0.80] |" in text
     assert "majority" in text and "undefined" in text and "torch" in text
+
+
+def test_every_weights_file_is_a_choice_by_its_name():
+    def choices(*names):
+        paths = [Path(name) for name in names]
+        return demo.name_choices(paths, [(name, {}) for name in names])
+
+    old, new, cnn = "w/lstm-old.safetensors", "w/lstm.safetensors", "w/cnn.safetensors"
+    assert choices(new) == {"lstm": [(new, {})]}
+    both = choices(old, new)
+    assert list(both) == ["Both", "lstm-old", "lstm"]
+    assert both["Both"] == [(old, {}), (new, {})] and both["lstm-old"] == [(old, {})]
+    assert list(choices(cnn, old, new)) == ["All 3", "cnn", "lstm-old", "lstm"]
+    assert list(choices(cnn, new, "v/lstm.safetensors")) == [
+        "All 3",
+        "cnn",
+        new,
+        "v/lstm.safetensors",
+    ]
+    assert list(choices(new, "w/Both.safetensors")) == ["Both", "lstm", "w/Both.safetensors"]
 
 
 # --- hardening, piece by piece ------------------------------------------------------------------
@@ -305,10 +325,10 @@ def test_clips_get_predict_pys_answer_over_plain_http(server, files, models):
     assert [row["clip"] for row in rows] == [*(path.stem for path in paths), "", ""]
     for found, right in zip(answer["rows"], rows, strict=True):
         assert found == right | {"probability": pytest.approx(right["probability"], abs=1e-6)}
-    assert common.NOTICE in answer["notice"] and common.SYNTHETIC_NOTICE in answer["notice"]
+    assert predict.NOTICE in answer["notice"] and predict.SYNTHETIC_NOTICE in answer["notice"]
 
 
-@pytest.mark.parametrize("number, name", [(0, "CNN"), (1, "LSTM")])
+@pytest.mark.parametrize("number, name", [(0, "cnn"), (1, "lstm")])
 def test_one_model_alone(server, files, models, number, name):
     path = files / "001_clip_0.npy"
     clip, _ = classify(server.url, [path], name)["rows"]
@@ -318,7 +338,7 @@ def test_one_model_alone(server, files, models, number, name):
 def test_the_readmes_client_gets_predict_pys_answer_to_a_recording(server, files, models):
     client = gradio_client.Client(server.url, verbose=False)
     recording = gradio_client.handle_file(files / "003.wav")
-    answer = client.predict(recording, "LSTM", api_name="/listen")
+    answer = client.predict(recording, "lstm", api_name="/listen")
     rows = list(predict.predict(predict.load_models(models[1:]), [files / "003.wav"]))
     assert [row["clip"] for row in answer["rows"]] == [row.clip for row in rows]
     assert len(rows) == 4  # 0 to 8, 8 to 16, 12 to 20 s, and the mean
@@ -345,7 +365,7 @@ def test_a_bad_file_gets_its_own_note_and_fails_no_other(server, files, tmp_path
     (tmp_path / "empty.npy").touch()
     (tmp_path / "page.html").write_text("<script>alert(1)</script>")
     huge = b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 100
-    (tmp_path / "header.npy").write_bytes(huge)  # asks numpy for 4 GiB
+    (tmp_path / "header.npy").write_bytes(huge)  # numpy would take 4 GiB for it
     (tmp_path / "cut.npy").write_bytes(good.read_bytes()[:-5])
     paths = [good, *sorted(tmp_path.iterdir())]
     clips = [row for row in classify(server.url, paths)["rows"] if row["clip"]]
@@ -435,7 +455,7 @@ def test_32_at_once_get_the_right_answer_or_a_clean_busy(server, files, models):
     def visit(number):
         path = paths[number % len(paths)]
         event, data = call(
-            server.url, "classify", [file_data(upload(server.url, [path])[0])], "LSTM"
+            server.url, "classify", [file_data(upload(server.url, [path])[0])], "lstm"
         )
         return event, data, right[number % len(paths)]
 
@@ -503,11 +523,11 @@ def test_sigterm_leaves_nothing(closed):
 
 def test_a_proxy_in_the_way_is_one_line():
     proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
-    assert "cannot be served" in told(run_script("demo.py", "--no-share", **proxy))
+    assert "cannot be served" in error_line(run_script("demo.py", "--no-share", **proxy))
 
 
 def test_missing_weights_are_one_line():
     before = signal.getsignal(signal.SIGTERM)
-    line = told(call_script("demo.py", "--no-share", "--weights", "none.safetensors"))
+    line = error_line(call_script("demo.py", "--no-share", "--weights", "none.safetensors"))
     signal.signal(signal.SIGTERM, before)
     assert line.startswith("demo.py: none.safetensors: cannot be read")

@@ -1,4 +1,4 @@
-"""predict.py against the models themselves, prepare.py and report.py."""
+"""predict.py against the models themselves, speech/audio.py and speech/report.py."""
 
 import csv
 import re
@@ -8,15 +8,26 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import SHAPE, SHARED, SOUND, call_script, told, write_clips, write_weights
+from conftest import (
+    SHAPE,
+    SHARED,
+    SOUND,
+    call_script,
+    error_line,
+    weights_file,
+    write_clips,
+    write_weights,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 import predict
-import prepare
-import report
-from common import NOTICE, SYNTHETIC_NOTICE, load_weights, save_weights
-from dataset import InputError, min_max, read_spectrogram
+from common import load_weights, save_weights
+from predict import NOTICE, SYNTHETIC_NOTICE
+from speech.audio import cut_clips, log_mel, read_sound
+from speech.cli import InputError
+from speech.dataset import min_max, read_spectrogram
+from speech.report import format_summary, summarize_predictions
 
 
 def make_weights(path, name="lstm", seed=0, **changes):
@@ -42,9 +53,9 @@ def pair(folder):
 
 
 @pytest.fixture(scope="module")
-def hearing(folder):
+def sound_weights(folder):
     """Weights that know their sound settings."""
-    return make_weights(folder / "hearing.safetensors", preprocessing={"sound": SOUND})
+    return make_weights(folder / "sound_weights.safetensors", preprocessing={"sound": SOUND})
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +76,7 @@ def test_an_ensemble_of_one_is_the_model(pair, clips):
     with torch.inference_mode():
         logits = model(torch.from_numpy(clips)) / metadata["temperature"]
     expected = logits.softmax(1)[:, 1].numpy()
-    found = predict.probabilities(predict.load_models(pair[1:]), clips)
+    found = predict.predict_probabilities(predict.load_models(pair[1:]), clips)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -78,8 +89,8 @@ def test_an_ensemble_of_two_is_the_mean_of_their_scaled_logits(pair, clips):
             logits.append(model(torch.from_numpy(clips)) / metadata["temperature"])
     expected = (sum(logits) / 2).softmax(1)[:, 1].numpy()
     models = predict.load_models(pair)
-    np.testing.assert_allclose(predict.probabilities(models, clips), expected, atol=1e-6)
-    assert predict.probabilities(models, []).shape == (0,)
+    np.testing.assert_allclose(predict.predict_probabilities(models, clips), expected, atol=1e-6)
+    assert predict.predict_probabilities(models, []).shape == (0,)
 
 
 def test_the_notebooks_ensemble_gives_the_same_class(weights):
@@ -91,14 +102,14 @@ def test_the_notebooks_ensemble_gives_the_same_class(weights):
         cnn_output, lstm_output = (model(spectrogram) for model, _ in models)
         combined_output = (cnn_output + lstm_output) / 2
         _, predicted = torch.max(combined_output, 1)
-    assert ((predict.probabilities(models, clips) > 0.5) == predicted.numpy()).all()
+    assert ((predict.predict_probabilities(models, clips) > 0.5) == predicted.numpy()).all()
 
 
 def test_weights_are_found_in_their_order(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predict, "__file__", str(tmp_path / "predict.py"))
     assert predict.find_weights() == []
-    with pytest.raises(InputError, match="python train_lstm.py"):
+    with pytest.raises(InputError, match="train_\\*.py"):
         predict.load_models(predict.find_weights())
     example = make_weights(tmp_path / "examples" / "lstm.safetensors")
     assert predict.find_weights() == [example]
@@ -121,8 +132,11 @@ def test_weights_that_differ_are_no_ensemble(pair, tmp_path, changes, named):
         predict.load_models([pair[0], other])
 
 
-def test_weights_of_other_classes_are_told(pair, tmp_path):
-    other = make_weights(tmp_path / "other.safetensors", class_names=["Depressed", "Not Depressed"])
+def test_weights_of_other_classes_are_refused(pair, parts, tmp_path):
+    header, metadata, data = parts
+    metadata = metadata | {"class_names": ["Depressed", "Not Depressed"]}
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(weights_file(header, metadata, data))
     with pytest.raises(InputError, match="other.safetensors: .* class_names .*'Depressed', 'Not"):
         predict.load_models([pair[0], other])
 
@@ -145,21 +159,21 @@ def test_verdict(probability, band, expected):
 # --- occlusion ----------------------------------------------------------------------------------
 
 
-class Ear(torch.nn.Module):
-    """Hears one patch: the more sound in it, the surer of Depressed."""
+class PatchDetector(torch.nn.Module):
+    """Looks at one patch: the more sound in it, the surer of Depressed."""
 
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
 
     def forward(self, x):
-        heard = self.weight * x[:, 32:44, 96:120].sum((1, 2)) / 288
-        return torch.stack([torch.zeros_like(heard), heard], 1)
+        level = self.weight * x[:, 32:44, 96:120].sum((1, 2)) / 288
+        return torch.stack([torch.zeros_like(level), level], 1)
 
 
-def test_explain_finds_what_the_model_hears():
+def test_explain_finds_what_the_model_looks_at():
     clip = np.random.default_rng(0).random((128, 251), np.float32)
-    moved = predict.explain([(Ear(), {"temperature": 1.0})], clip)
+    moved = predict.explain([(PatchDetector(), {"temperature": 1.0})], clip)
     assert moved.shape == predict.PATCHES
     assert np.unravel_index(moved.argmax(), moved.shape) == (1, 3)
     assert moved.max() > 0.1 and (np.delete(moved.ravel(), moved.argmax()) == 0).all()
@@ -167,19 +181,19 @@ def test_explain_finds_what_the_model_hears():
 
 def test_explain_is_one_silenced_patch_after_another(pair, clips):
     models, clip = predict.load_models(pair), clips[0]
-    whole = predict.probabilities(models, [clip])[0]
+    whole = predict.predict_probabilities(models, [clip])[0]
     expected = np.empty(predict.PATCHES)
     for m, bins in enumerate(np.array_split(np.arange(16), predict.PATCHES[0])):
         for t, frames in enumerate(np.array_split(np.arange(24), predict.PATCHES[1])):
             silenced = clip.copy()
             silenced[bins[0] : bins[-1] + 1, frames[0] : frames[-1] + 1] = 0
-            expected[m, t] = whole - predict.probabilities(models, [silenced])[0]
+            expected[m, t] = whole - predict.predict_probabilities(models, [silenced])[0]
     np.testing.assert_allclose(predict.explain(models, clip), expected, atol=1e-6)
     assert np.abs(expected).max() > 1e-4
 
 
 def test_explain_of_a_clip_with_fewer_bins_than_patches():
-    moved = predict.explain([(Ear(), {"temperature": 1.0})], np.ones((3, 5), np.float32))
+    moved = predict.explain([(PatchDetector(), {"temperature": 1.0})], np.ones((3, 5), np.float32))
     assert moved.shape == (3, 5)
 
 
@@ -189,7 +203,7 @@ def test_explain_of_a_clip_with_fewer_bins_than_patches():
 @given(st.integers(1, 60), st.integers(1, 20), st.booleans())
 def test_windows_cover_everything_once_but_for_the_last(total, length, flat):
     array = np.arange(1.0, total + 1) if flat else np.arange(1.0, 2 * total + 1).reshape(2, total)
-    pieces, starts, note = predict.windows(array, length)
+    pieces, starts, note = predict.cut_windows(array, length)
     assert all(piece.shape == (*array.shape[:-1], length) for piece in pieces)
     if total < length:
         assert starts == [0] and "padded" in note
@@ -219,7 +233,7 @@ def test_spectrograms_longer_and_shorter_than_the_model(pair, tmp_path):
     np.testing.assert_array_equal(clips[0, :, :6], min_max(array[:, :6]))
     assert not clips[0, :, 6:].any() and note == "25% of a clip's length, padded with silence"
     np.save(tmp_path / "other.npy", array[:8])
-    with pytest.raises(InputError, match=r"clips of \(8, 24\).*expected \(16, 24\)"):
+    with pytest.raises(InputError, match=r"expected clips of \(16, 24\).*found \(8, 24\)"):
         predict.read_input(tmp_path / "other.npy", metadata)
 
 
@@ -230,32 +244,32 @@ def test_a_clip_of_the_right_length_is_left_as_it_is(pair, tmp_path, clips):
     assert starts.tolist() == [0] and note == ""
 
 
-def test_a_recording_is_cut_and_transformed_as_prepare_does_it(hearing, tmp_path):
+def test_a_recording_is_cut_and_transformed_as_for_training(sound_weights, tmp_path):
     samples = np.random.default_rng(0).normal(0, 0.1, 8000 * 5 // 2).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
-    clips, starts, note = predict.read_input(tmp_path / "a.wav", load_weights(hearing)[1])
+    clips, starts, note = predict.read_input(tmp_path / "a.wav", load_weights(sound_weights)[1])
     assert starts.tolist() == [0, 1, 1.5] and note == ""
-    expected = [prepare.log_mel(samples[n : n + 8000], SOUND) for n in (0, 8000, 12_000)]
+    expected = [log_mel(samples[n : n + 8000], SOUND) for n in (0, 8000, 12_000)]
     np.testing.assert_array_equal(clips, expected)
 
 
-def test_a_recording_resampled_is_that_of_prepare(hearing, tmp_path):
+def test_a_recording_is_resampled_as_for_training(sound_weights, tmp_path):
     time = np.arange(44_100 * 3) / 44_100
     soundfile.write(tmp_path / "a.flac", 0.5 * np.sin(2 * np.pi * 440 * time**2), 44_100)
-    clips, starts, _ = predict.read_input(tmp_path / "a.flac", load_weights(hearing)[1])
-    blocks = prepare.read_sound(tmp_path / "a.flac", 8000)
-    expected = [prepare.log_mel(samples, SOUND) for samples in prepare.cut_clips(blocks, 8000)]
+    clips, starts, _ = predict.read_input(tmp_path / "a.flac", load_weights(sound_weights)[1])
+    blocks = read_sound(tmp_path / "a.flac", 8000)
+    expected = [log_mel(samples, SOUND) for samples in cut_clips(blocks, 8000)]
     np.testing.assert_array_equal(clips, expected)
     assert starts.tolist() == [0, 1, 2]
 
 
-def test_silence_in_a_recording_is_left_out(hearing, tmp_path, monkeypatch):
-    metadata = load_weights(hearing)[1]
+def test_silence_in_a_recording_is_skipped(sound_weights, tmp_path, monkeypatch):
+    metadata = load_weights(sound_weights)[1]
     samples = np.random.default_rng(0).normal(0, 0.1, 24_000)
     samples[8000:16_000] = 0
     soundfile.write(tmp_path / "a.wav", samples, 8000)
     clips, starts, note = predict.read_input(tmp_path / "a.wav", metadata)
-    assert starts.tolist() == [0, 2] and len(clips) == 2 and note == "1 silent clips left out"
+    assert starts.tolist() == [0, 2] and len(clips) == 2 and note == "1 silent clips skipped"
     soundfile.write(tmp_path / "b.wav", samples[:3000], 8000)
     assert "38% of a clip" in predict.read_input(tmp_path / "b.wav", metadata)[2]
     soundfile.write(tmp_path / "c.wav", 0 * samples, 8000)
@@ -272,9 +286,9 @@ def test_weights_without_sound_settings_take_the_notebooks(pair, weights, tmp_pa
     clips, _, note = predict.read_input(
         tmp_path / "a.wav", load_weights(weights / "lstm.safetensors")[1]
     )
-    np.testing.assert_array_equal(clips[0], prepare.log_mel(samples.astype(np.float32)))
+    np.testing.assert_array_equal(clips[0], log_mel(samples.astype(np.float32)))
     assert "16000 Hz assumed" in note
-    with pytest.raises(InputError, match=r"\(128, 251\).*expected \(16, 24\)"):
+    with pytest.raises(InputError, match=r"expected clips of \(16, 24\).*found \(128, 251\)"):
         predict.read_input(tmp_path / "a.wav", load_weights(pair[0])[1])
 
 
@@ -295,14 +309,14 @@ def test_one_row_per_clip_and_participant(pair, corpus, tmp_path):
     assert out.read_text().splitlines()[0] == "clip,participant,probability,verdict,note"
     rows, models = read_rows(out), predict.load_models(pair)
     paths = sorted((corpus / "Spectrograms").glob("*.npy"))
-    expected = predict.probabilities(models, map(read_spectrogram, paths))
+    expected = predict.predict_probabilities(models, map(read_spectrogram, paths))
     by_clip = {row["clip"]: row for row in rows if row["clip"]}
     assert list(by_clip) == [path.stem for path in paths]
-    for path, chance in zip(paths, expected, strict=True):
+    for path, probability in zip(paths, expected, strict=True):
         row = by_clip[path.stem]
-        assert float(row["probability"]) == pytest.approx(chance, abs=1e-6)
+        assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)
         assert row["participant"] == path.stem[:3] and row["note"] == ""
-        assert row["verdict"] == predict.verdict(chance)
+        assert row["verdict"] == predict.verdict(probability)
     people = [row for row in rows if not row["clip"]]
     means = expected.reshape(6, 4).mean(1)
     assert [row["participant"] for row in people] == [f"{n:03}" for n in range(6)]
@@ -320,7 +334,7 @@ def test_the_table_says_what_the_csv_says(pair, corpus, tmp_path):
     assert re.search(r"\n002 .*mean of 1\n", run.stdout)
 
 
-def test_bad_files_among_good_ones(hearing, tmp_path):
+def test_bad_files_among_good_ones(sound_weights, tmp_path):
     clips = write_clips(tmp_path, participants=2, clips=1, shape=SHAPE) / "Spectrograms"
     (clips / "bad.npy").write_bytes(b"nonsense")
     (clips / "=cmd.npy").write_bytes(b"")
@@ -328,7 +342,9 @@ def test_bad_files_among_good_ones(hearing, tmp_path):
     (clips / "broken.WAV").write_text("not sound")
     noise = np.random.default_rng(0).normal(0, 0.1, 20_000)
     soundfile.write(clips / "talk.wav", noise, 8000)
-    run = call_script("predict.py", clips, "--weights", hearing, "--csv", tmp_path / "out.csv")
+    run = call_script(
+        "predict.py", clips, "--weights", sound_weights, "--csv", tmp_path / "out.csv"
+    )
     assert run.returncode == 1 and "5 clips of 3 participants; 3 files could not" in run.stdout
     rows = read_rows(tmp_path / "out.csv")
     bad = {row["clip"]: row for row in rows if row["verdict"] == "error"}
@@ -375,7 +391,7 @@ def test_a_run_that_dies_leaves_the_old_csv(pair, corpus, tmp_path, monkeypatch)
 
 def test_labels_score_the_predictions(pair, corpus, tmp_path):
     labels = pd.read_csv(corpus / "dataset.csv", dtype=str)[2:]
-    labels.to_csv(tmp_path / "labels.csv", index=False)
+    labels.assign(mood="").to_csv(tmp_path / "labels.csv", index=False)
     flags = ["--weights", *pair, "--labels", tmp_path / "labels.csv", "--csv", tmp_path / "o.csv"]
     run = call_script("predict.py", corpus / "Spectrograms", *flags)
     assert run.returncode == 0, run.stderr
@@ -383,25 +399,25 @@ def test_labels_score_the_predictions(pair, corpus, tmp_path):
     frame = labels.merge(rows, left_on="id", right_on="clip").astype(
         {"probability": float, "label": int}
     )
-    expected = report.format_summary(
-        f"Scored by {tmp_path / 'labels.csv'}", report.summarise(frame)
-    )
+    title = f"Scored by {tmp_path / 'labels.csv'}"
+    expected = format_summary(title, summarize_predictions(frame))
     assert expected in run.stdout
     assert "2 clips have no label and are not scored" in run.stdout
+    assert f"note: {tmp_path / 'labels.csv'}: columns that are not used: mood" in run.stdout
     # conftest's weights have seen participant 001
-    assert "4 clips of 1 participants have the ids of people the weights were" in run.stdout
+    assert "optimistic: 4 clips of 1 participants have ids that the weights were" in run.stdout
 
 
-def test_labels_of_recordings_count_for_all_their_windows(hearing, tmp_path):
+def test_labels_of_recordings_count_for_all_their_windows(sound_weights, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", rng.normal(0, 0.1, 20_000), 8000)
     (tmp_path / "labels.csv").write_text("id,label\na,0\nb,1\n")
     run = call_script(
-        "predict.py", tmp_path, "--weights", hearing, "--labels", tmp_path / "labels.csv"
+        "predict.py", tmp_path, "--weights", sound_weights, "--labels", tmp_path / "labels.csv"
     )
     assert "6 clips of 2 people, 1 Depressed" in run.stdout and "no label" not in run.stdout
-    assert "flatters" not in run.stdout
+    assert "optimistic" not in run.stdout
 
 
 @pytest.mark.parametrize(
@@ -414,7 +430,7 @@ def test_labels_of_recordings_count_for_all_their_windows(hearing, tmp_path):
 def test_labels_that_match_no_clip(pair, corpus, tmp_path, content, words):
     (tmp_path / "labels.csv").write_text(content)
     flags = ["--weights", *pair, "--labels", tmp_path / "labels.csv"]
-    assert words in told(call_script("predict.py", corpus / "Spectrograms", *flags))
+    assert words in error_line(call_script("predict.py", corpus / "Spectrograms", *flags))
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -422,21 +438,25 @@ def test_labels_that_match_no_clip(pair, corpus, tmp_path, content, words):
 
 def test_a_folder_with_nothing_usable(pair, tmp_path):
     (tmp_path / "readme.txt").write_text("")
-    line = told(call_script("predict.py", tmp_path, "--weights", *pair))
+    line = error_line(call_script("predict.py", tmp_path, "--weights", *pair))
     assert f"{tmp_path}: no .npy and no recording there" in line
-    line = told(call_script("predict.py", tmp_path / "gone.npy", "--weights", *pair))
+    line = error_line(call_script("predict.py", tmp_path / "gone.npy", "--weights", *pair))
     assert "gone.npy: no .npy and no recording there" in line
 
 
 def test_no_such_weights(corpus, tmp_path):
     flags = ["--weights", tmp_path / "none.safetensors"]
-    assert "none.safetensors" in told(call_script("predict.py", corpus / "Spectrograms", *flags))
+    assert "none.safetensors" in error_line(
+        call_script("predict.py", corpus / "Spectrograms", *flags)
+    )
 
 
 def test_a_csv_that_cannot_be_written(pair, corpus, tmp_path):
     (tmp_path / "file").write_text("")
     flags = ["--weights", *pair, "--csv", tmp_path / "file" / "out.csv"]
-    assert "cannot be written" in told(call_script("predict.py", corpus / "Spectrograms", *flags))
+    assert "cannot be written" in error_line(
+        call_script("predict.py", corpus / "Spectrograms", *flags)
+    )
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no real speech at hand in ../shared/data")

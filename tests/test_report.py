@@ -1,490 +1,184 @@
-"""report.py against scikit-learn, hand-computed cases and simulated people."""
+"""report.py as a user runs it: runs averaged; anything else refused in one line."""
 
-import functools
+import copy
 import json
-import re
-import struct
-import subprocess
-import sys
-import time
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import call_script, told
-from scipy.stats import binomtest, norm, t
-from sklearn import metrics
+from conftest import FUZZ, call_script, error_line
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
 
-import report
-
-HERE = Path(__file__).resolve().parents[1]
-VERDICTS = {
-    "accuracy": metrics.accuracy_score,
-    "balanced_accuracy": metrics.balanced_accuracy_score,
-    "sensitivity": metrics.recall_score,
-    "specificity": lambda labels, verdicts: metrics.recall_score(labels, verdicts, pos_label=0),
-    "f1": metrics.f1_score,
-    "macro_f1": lambda labels, verdicts: metrics.f1_score(labels, verdicts, average="macro"),
-}
-RANKS = {"auroc": metrics.roc_auc_score, "brier": metrics.brier_score_loss}
+from speech.report import REPORT_FORMAT, format_summary, summarize_predictions
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
-def simulate(people, seed=0, effect=1.2, mixed=False, clips=(4, 13)):
-    """Clips of people who differ: 35% Depressed, probabilities correlated within a person."""
-    rng = np.random.default_rng(seed)
-    person = np.repeat(np.arange(people), rng.integers(*clips, people))
-    label = rng.random(people)[person] < 0.35
-    if mixed:
-        label = rng.random(len(person)) < 0.35
-    voice, noise = rng.normal(0, 0.8, people)[person], rng.normal(0, 0.8, len(person))
-    logit = effect * (label - 0.5) + voice + noise
-    ids = [f"{p:03}_clip_{8 * i}" for i, p in enumerate(person)]
-    columns = {"id": ids, "participant": person.astype(str), "label": label.astype(int)}
-    return pd.DataFrame(columns | {"probability": 1 / (1 + np.exp(-logit)), "logit": logit})
-
-
-def columns(frame):
-    return frame["label"], frame["probability"], frame["participant"]
-
-
-def values(table):
-    return {metric: entry["value"] for metric, entry in table.items()}
-
-
-def by_scikit_learn(label, probability):
-    verdict = probability >= 0.5
-    expected = {name: metric(label, verdict) for name, metric in VERDICTS.items()}
-    return expected | {name: metric(label, probability) for name, metric in RANKS.items()}
-
-
-# --- metrics ----------------------------------------------------------------------------------
-
-
-def test_every_metric_by_hand():
-    labels = [1, 1, 1, 0, 0, 0, 0, 0]
-    probabilities = [0.9, 0.5, 0.2, 0.8, 0.5, 0.3, 0.1, 0.0]
-    # Verdicts 1 1 0 | 1 1 0 0 0: 2 of 3 hits, 3 of 5 rejections. Pairs won by 0.9: 5; by 0.5: 3
-    # and a tie; by 0.2: 2. Squared errors .01 .25 .64 .64 .25 .09 .01 0.
-    table = report.score(labels, probabilities, range(8))
-    assert tuple(table) == report.METRICS
-    assert values(table) == pytest.approx(
+def predict(seed, people=12, clips=4):
+    """What a run predicts for the same clips, whatever the seed."""
+    person = np.repeat(np.arange(people), clips)
+    return pd.DataFrame(
         {
-            "accuracy": 5 / 8,
-            "majority_accuracy": 5 / 8,
-            "balanced_accuracy": (2 / 3 + 3 / 5) / 2,
-            "sensitivity": 2 / 3,
-            "specificity": 3 / 5,
-            "f1": 4 / 7,
-            "macro_f1": (4 / 7 + 6 / 9) / 2,
-            "auroc": 10.5 / 15,
-            "brier": 1.89 / 8,
+            "id": [f"{p:03}_clip_{8 * i}" for i, p in enumerate(person)],
+            "participant": person.astype(str),
+            "label": person % 3 // 2,
+            "gender": [[None, "female", "male"][p % 5 % 3] for p in person],
+            "logit": np.random.default_rng(seed).normal(size=len(person)) + person % 3 // 2,
         }
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_values_are_those_of_scikit_learn(seed):
-    frame = simulate(30, seed, mixed=seed == 2).round({"probability": 1})
-    expected = by_scikit_learn(frame["label"], frame["probability"])
-    share = frame["label"].mean()
-    expected["majority_accuracy"] = max(share, 1 - share)
-    table = report.score(*columns(frame), resamples=50)
-    assert values(table) == pytest.approx(expected, abs=1e-12)
-    assert all(type(number) is float for entry in table.values() for number in entry.values())
+def content(frame, sha256="abc", **more):
+    """What train_*.py --folds writes of a run, as far as report.py reads it."""
+    predictions = frame.astype(object).where(frame.notna(), None).to_dict("list")
+    pooled = {"predictions": predictions, **more}
+    return {"format": REPORT_FORMAT, "out_of_fold": pooled, "data": {"sha256": sha256}}
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_bootstrap_is_scikit_learn_on_resampled_people(mixed):
-    frame = simulate(12, 3, mixed=mixed).round({"probability": 1})  # rounded: many ties
-    label, probability = frame["label"].to_numpy(bool), frame["probability"].to_numpy()
-    people = frame["participant"].astype(int).to_numpy()
-    weights = next(report.draw_people(12, 8, seed=1))
-    assert (weights.sum(axis=1) == 12).all() and len(np.unique(weights, axis=0)) == 8
-    draws = report.resampled_values(label, probability, people, weights)
-    for weight, draw in zip(weights, draws, strict=True):
-        drawn = np.repeat(np.arange(len(frame)), weight[people].astype(int))
-        expected = by_scikit_learn(label[drawn], probability[drawn])
-        expected["majority_accuracy"] = np.mean(~label[drawn])  # most clips are Not Depressed
-        assert dict(zip(report.METRICS, draw, strict=True)) == pytest.approx(expected, abs=1e-12)
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        (tmp_path / name).write_text(json.dumps(content))
+        return str(tmp_path / name)
+
+    return write
 
 
-def test_a_draw_without_a_class_is_nan_and_left_out():
-    label, probability = np.array([True, True, False]), np.array([0.9, 0.2, 0.4])
-    only_depressed = report.resampled_values(label, probability, np.arange(3), np.eye(3)[:1])
-    defined = dict(zip(report.METRICS, ~np.isnan(only_depressed[0]), strict=True))
-    assert [name for name in defined if not defined[name]] == [
-        "balanced_accuracy",
-        "specificity",
-        "macro_f1",
-        "auroc",
-    ]
-    draws = np.array([np.nan, 0.4, 0.5, 0.6, np.nan])
-    assert report.interval(draws, 0.5, 1000) == pytest.approx((0.405, 0.595), abs=1e-3)
+def summarize(frame):
+    return summarize_predictions(frame.assign(probability=expit(frame["logit"])))
 
 
-@pytest.mark.parametrize("n", [5, 12, 47, 1000])
-def test_interval_takes_hesterbergs_percentiles(n):
-    draws = np.random.default_rng(0).random(2000)
-    level = norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(0.025, n - 1))
-    expected = np.quantile(draws, [level, 1 - level])
-    assert report.interval(draws, 0.5, n) == pytest.approx(tuple(expected))
-    assert level < 0.025
+def test_ensemble_is_the_mean_of_the_logits(write):
+    one, other = predict(0), predict(1)
+    linear = summarize(predict(2))
+    shuffled = other.sample(frac=1, random_state=0)
+    paths = write("cnn.json", content(one, linear=linear)), write("lstm.json", content(shuffled))
+    process = call_script("report.py", *paths)
+    together = summarize(one.assign(logit=(one["logit"] + other["logit"]) / 2))
+    title = f"Mean logit of {', '.join(paths)}"
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout == format_summary(title, together, linear) + "\n"
+    assert "female: " in process.stdout and "baseline" in process.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (1, 2), (2, 3), (4, 4), (0, 1)])
-def test_few_people_or_a_perfect_score_get_the_exact_interval(hits, n):
-    draws = np.full(100, hits / n)  # no resample differs: percentiles would claim certainty
-    exact = binomtest(hits, n).proportion_ci(method="exact")
-    assert report.interval(draws, hits / n, n) == pytest.approx((exact.low, exact.high))
+def test_a_report_from_before_the_formats_is_read(write):
+    today = content(predict(0), linear=summarize(predict(1)))
+    old = copy.deepcopy(today)
+    del old["format"], old["out_of_fold"]["linear"]["clips"]["brier"]
+    old["out_of_fold"]["linear"]["clips"]["gone"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    new, old = (call_script("report.py", write("run.json", run)) for run in (today, old))
+    assert (old.returncode, old.stderr) == (0, "")
+    changed = [row for row in new.stdout.splitlines() if row not in old.stdout.splitlines()]
+    assert [row.split()[0] for row in changed] == ["Brier"]
 
 
-def test_intervals_cover_the_truth():
-    """400 studies of 40 people (14 Depressed) each, against a population of 60,000.
-
-    Were the coverage 95% exactly, 400 studies would show 91.7-98.3% (three standard errors, as
-    nine metrics are looked at). The bootstrap itself owes 1-2% to the few Depressed, hence the
-    lower end of 91%. Drawing clips as if they were people must fail it: that is the old mistake.
-    """
-    truth = report.point_values(*(c.to_numpy() for c in as_arrays(simulate(60_000, 99))))
-    held, held_by_clips = dict.fromkeys(report.METRICS, 0), 0
-    for study in range(400):
-        frame = simulate(40, study)
-        for metric, entry in report.score(*columns(frame), resamples=200).items():
-            held[metric] += entry["low"] <= truth[metric] <= entry["high"]
-        if study < 100:
-            by_clip = report.score(*columns(frame)[:2], frame["id"], resamples=200)["accuracy"]
-            held_by_clips += by_clip["low"] <= truth["accuracy"] <= by_clip["high"]
-    assert {m: n / 400 for m, n in held.items() if not 0.91 <= n / 400 <= 0.985} == {}
-    assert held_by_clips / 100 < 0.85
-
-
-def as_arrays(frame):
-    return frame["label"].astype(bool), frame["probability"]
-
-
-@pytest.mark.parametrize("label", [0, 1])
-def test_one_class_leaves_none_and_no_number(label):
-    table = report.score([label] * 6, [0.1, 0.2, 0.6, 0.7, 0.8, 0.9], list("aabbcc"))
-    undefined = {"balanced_accuracy", "macro_f1", "auroc"}
-    undefined |= {"specificity"} if label else {"sensitivity", "f1"}
-    assert {m for m, entry in table.items() if entry["value"] is None} == undefined
-    assert all(list(table[m].values()) == [None] * 3 for m in undefined)
-    assert table["majority_accuracy"]["value"] == 1
-    json.dumps(table, allow_nan=False)
-
-
-def test_one_participant_per_class_is_told_how_little_it_is():
-    table = report.score([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], list("aabb"))
-    assert table["auroc"]["value"] == 1 and table["auroc"]["low"] < 0.05
-    assert table["accuracy"]["low"] < 0.2
-    json.dumps(table, allow_nan=False)
-
-
-def test_probabilities_of_exactly_0_and_1_and_a_half():
-    table = report.score([0, 1, 0, 1], [0.0, 1.0, 1.0, 0.0], range(4))
-    assert values(table)["brier"] == values(table)["accuracy"] == 0.5
-    assert values(table)["auroc"] == 0.5
-    assert values(report.score([1, 0], [0.5, 0.4], [0, 1]))["sensitivity"] == 1  # 0.5: Depressed
-    perfect = report.summarise(pd.DataFrame(columns_of([0, 1], [0.0, 1.0])))
-    assert perfect["calibration_error"] == 0 and values(perfect["clips"])["brier"] == 0
-
-
-def columns_of(labels, probabilities, participants=None, **more):
-    ids = [f"c{i}" for i in range(len(labels))]
-    known = {"id": ids, "label": labels, "participant": participants or ids}
-    return known | {"probability": probabilities, **more}
-
-
-def test_same_seed_same_interval_whatever_the_order_of_rows():
-    frame = simulate(20)
-    assert report.score(*columns(frame)) == report.score(*columns(frame))
-    assert report.score(*columns(frame)) != report.score(*columns(frame), seed=1)
-    mixed_up = report.score(*columns(frame.sample(frac=1, random_state=0)))
-    for metric, entry in report.score(*columns(frame)).items():
-        assert entry == pytest.approx(mixed_up[metric], abs=1e-12)
-
-
-@pytest.mark.parametrize("people", [200, 10_000])
-def test_ten_thousand_clips_take_seconds(people):
-    rng = np.random.default_rng(0)
-    data = rng.integers(0, 2, 10_000), rng.random(10_000), rng.integers(0, people, 10_000)
-    report.score(*data, resamples=1)
-    start = time.process_time()
-    report.score(*data)
-    assert time.process_time() - start < (4 if people == 200 else 8)  # 0.4 s and 1.4 s measured
-
-
-# --- summaries --------------------------------------------------------------------------------
-
-
-def test_people_are_scored_by_the_mean_of_their_clips():
-    frame = simulate(25, 4)
-    people = frame.groupby("participant").agg({"label": "first", "probability": "mean"})
-    summary = report.summarise(frame)
-    expected = by_scikit_learn(people["label"], people["probability"])
-    got = values(summary["participants"])
-    assert {m: got[m] for m in expected} == pytest.approx(expected, abs=1e-12)
-    assert summary["clips"] == report.score(*columns(frame))
-    assert (summary["n_clips"], summary["n_participants"]) == (len(frame), 25)
-    assert summary["n_depressed_participants"] == people["label"].sum()
-    assert summary["mixed"] == 0 and summary["genders"] == {}
-    json.dumps(summary, allow_nan=False)
-
-
-def test_a_participant_with_both_labels_counts_once_for_each():
-    labels, probabilities = [1, 1, 0, 0, 1], [0.9, 0.3, 0.2, 0.7, 0.4]
-    frame = pd.DataFrame(columns_of(labels, probabilities, ["a", "a", "a", "b", "c"]))
-    summary = report.summarise(frame)  # a as 1: 0.6 right; a as 0: 0.2 right; b, c wrong
-    assert (summary["mixed"], summary["n_participants"]) == (1, 3)
-    assert summary["n_depressed_participants"] == 2
-    assert values(summary["participants"])["accuracy"] == 0.5
-    assert report.format_summary("t", summary).count("both labels") == 1
-    once = report.format_summary("t", report.summarise(simulate(20)))
-    assert "both labels" not in once
-
-
-def test_gender_column_with_gaps():
-    frame = simulate(20, 5)
-    person = frame["participant"].astype(int)
-    gender = np.where(person % 2, "female", "male").astype(object)
-    gender[person == 0], gender[person == 1], gender[person == 2] = None, np.nan, ""
-    summary = report.summarise(frame.assign(gender=gender))
-    women = frame[gender == "female"]
-    assert summary["genders"]["female"]["clips"] == report.score(*columns(women))
-    assert set(summary["genders"]) == {"female", "male"}
-    assert summary["genders"]["male"]["n_participants"] == 8
-    assert summary["clips_without_gender"] == (person < 3).sum()
-    assert {k: v for k, v in summary.items() if "gender" not in k} == {
-        k: v for k, v in report.summarise(frame).items() if "gender" not in k
+def test_runs_on_other_clips_are_refused_in_one_line(write):
+    frame = predict(0)
+    good = write("good.json", content(frame))
+    others = {
+        "ids": content(frame.assign(id=frame["id"] + "x")),
+        "fewer": content(frame[1:]),
+        "labels": content(frame.assign(label=1 - frame["label"])),
+        "people": content(frame.assign(participant="1")),
+        "sha256": content(frame, sha256="abd"),
     }
-    empty = report.summarise(frame.assign(gender=None))
-    assert empty["genders"] == {} and empty["clips_without_gender"] == len(frame)
-    json.dumps(summary, allow_nan=False)
-
-
-def test_calibration_error_by_hand():
-    labels, probabilities = [0, 1, 1, 0], [0.02, 0.08, 0.95, 1.0]
-    # First bin: mean 0.05, share 0.5; last bin: mean 0.975, share 0.5; two clips each.
-    summary = report.summarise(pd.DataFrame(columns_of(labels, probabilities)))
-    assert summary["calibration_error"] == pytest.approx((0.45 + 0.475) / 2)
-
-
-def test_spread_over_folds_leaves_out_what_a_fold_does_not_define():
-    tables = [report.score([0, 1], [0.2, p], [0, 1], resamples=1) for p in (0.9, 0.1)]
-    tables.append(report.score([1, 1], [0.9, 0.9], [0, 1], resamples=1))
-    spread = report.across_folds(tables)
-    assert spread["accuracy"] == pytest.approx({"mean": 2.5 / 3, "sd": np.std([1, 0.5, 1], ddof=1)})
-    assert spread["auroc"] == pytest.approx({"mean": 0.5, "sd": np.sqrt(0.5)})
-    assert report.across_folds(tables[2:])["auroc"] == {"mean": None, "sd": None}
-    assert report.across_folds(tables[:1])["auroc"] == {"mean": 1, "sd": None}
-
-
-def test_linear_yardstick_learns_and_repeats():
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    clips = rng.random((60, 8, 20)) + labels[:, None, None] * np.linspace(0, 0.3, 8)[:, None]
-    features = np.stack([report.linear_features(clip) for clip in clips])
-    assert features.shape == (60, 16)
-    assert features[3, 2] == pytest.approx(clips[3, 2].mean())
-    assert features[3, 8 + 2] == pytest.approx(clips[3, 2].std())
-    first, second = (report.fit_linear(features[:40], labels[:40]) for _ in range(2))
-    probabilities = first.predict_proba(features[40:])[:, 1]
-    assert (probabilities == second.predict_proba(features[40:])[:, 1]).all()
-    assert metrics.roc_auc_score(labels[40:], probabilities) > 0.9
-    rescaled = report.fit_linear(features[:40] * 80 - 40, labels[:40])  # standardised: dB or [0, 1]
-    assert rescaled.predict_proba(features[40:] * 80 - 40)[:, 1] == pytest.approx(probabilities)
-
-
-# --- text -------------------------------------------------------------------------------------
-
-
-def with_gender(frame):
-    gender = np.where(frame["participant"].astype(int) % 2, "female", "male").astype(object)
-    gender[frame["participant"] == "3"] = None
-    return frame.assign(gender=gender)
-
-
-CASES = {
-    "plain": simulate(30),
-    "gender": with_gender(simulate(30)),
-    "mixed": with_gender(simulate(12, 1, mixed=True)),
-    "one class": with_gender(simulate(30)).query("label == 1"),
-    "few": simulate(3, 2),
-    "one person": simulate(3, 2).query("participant == '0'"),
-    "large": simulate(1500, 1),
-}
-
-
-@functools.cache
-def summary_of(case):
-    return report.summarise(CASES[case])
-
-
-@pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize("case", CASES)
-def test_a_score_is_never_shown_without_people_interval_and_majority(case, linear):
-    frame = CASES[case]
-    summary = summary_of(case)
-    if case == "mixed":
-        summary = summary | {"folds": report.across_folds([summary["clips"], summary["clips"]])}
-    text = report.format_summary("CNN, test", summary, summary if linear else None)
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= 100 and text.isascii()
-    assert lines[0] == "CNN, test"
-    people = frame["participant"].nunique()
-    assert f"{len(frame)} clips of {people} {'person' if people == 1 else 'people'}, " in lines[1]
-    columns = 4 if linear else 2
-    for metric, name in report.NAMES.items():
-        (line,) = [line for line in lines if line.startswith(f"{name}  ")]
-        shown = [report.cell(summary[level][metric]) for level in ("clips", "participants")]
-        defined = summary["clips"][metric]["value"] is not None
-        assert all(cell in line for cell in shown)
-        assert line.count("[") == line.count("]") == (columns if defined else 0)
-        assert defined or line.count("undefined (one class)") == 1
-    bare = re.sub(
-        r"\d\.\d{3} (\[\d\.\d\d, \d\.\d\d\]|\(sd \d\.\d{3}\))",
-        "",
-        text.removesuffix(lines[-1] * linear),
-    )
-    bare = [line for line in bare.splitlines() if re.search(r"\d\.\d", line)]
-    assert all(line.startswith("calibration error") for line in bare) and len(bare) == 1
-    for gender, group in summary["genders"].items():
-        at = next(i for i, line in enumerate(lines) if line.startswith(f"{gender}: "))
-        assert f"of {group['n_participants']} people" in lines[at]
-        assert report.cell(group["clips"]["majority_accuracy"]) in lines[at + 1]
-        assert report.cell(group["participants"]["majority_accuracy"]) in lines[at + 2]
-    assert ("unknown: " in text) == (case in ("gender", "mixed", "one class"))
-    assert ("mean of folds" in text) == (case == "mixed")
-
-
-def test_the_last_line_says_whether_the_network_beats_the_linear_model():
-    weak, strong = (report.summarise(simulate(60, effect=effect)) for effect in (0.5, 4))
-    last = report.format_summary("t", strong, weak).splitlines()[-1]
-    assert last.startswith("The network beats the linear model (AUROC 0.9") and "60 people" in last
-    assert "sure" not in last
-    last = report.format_summary("t", weak, strong).splitlines()[-1]
-    assert "does NOT beat the linear model" in last and "60 people" in last
-    assert "does NOT beat" in report.format_summary("t", weak, weak).splitlines()[-1]
-    slight = report.summarise(simulate(60, effect=0.6))
-    assert "not by enough to be sure" in report.format_summary("t", slight, weak).splitlines()[-1]
-    one = summary_of("one class")
-    assert "Clips of one class cannot tell" in report.format_summary("t", one, one).splitlines()[-1]
-
-
-# --- pictures ---------------------------------------------------------------------------------
-
-
-def history(epochs, validation=True):
-    keys = ("epoch", "train_loss", "val_loss", "val_accuracy")
-    rows = [(e, 1 / e, 1.1 / e, 1 - 0.5 / e) for e in range(1, epochs + 1)]
-    rows = [(e, loss, *(rest if validation else (None, None))) for e, loss, *rest in rows]
-    return [dict(zip(keys, row, strict=True)) for row in rows]
+    for name, other in others.items():
+        process = call_script("report.py", good, write(f"{name}.json", other))
+        line = error_line(process)
+        assert f"{name}.json: its clips or labels are not those of {good}" in line
+        assert not process.stdout
 
 
 @pytest.mark.parametrize(
-    ("case", "runs", "best"),
+    "data",
     [
-        ("gender", history(12), 7),
-        ("mixed", [history(9), history(5), history(7)], [5, 4, 6]),
-        ("one class", history(3), 3),
-        ("few", history(2), 1),
-        ("one person", history(1, validation=False), 1),
-        ("large", [history(4, validation=False)] * 2, [4, 4]),
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"12",
+        b'{"format": 1}',
+        b'{"test": {}, "data": {"sha256": "abc"}}',
+        b"\x89PNG\r\n\x1a\n\x00\x00",
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b"1" * 5000,
+    ],
+    ids=lambda data: repr(data[:12]),
+)
+def test_what_is_no_run_is_refused_in_one_line(tmp_path, data):
+    path = tmp_path / "run.json"
+    path.write_bytes(data)
+    assert f"{path}: no out-of-fold predictions" in error_line(call_script("report.py", path))
+
+
+def test_missing_files_folders_and_newer_formats_are_refused_in_one_line(tmp_path, write):
+    for path in (tmp_path / "missing.json", tmp_path):
+        assert str(path) in error_line(call_script("report.py", path))
+    for number in (REPORT_FORMAT + 1, 0, "2", True, None):
+        path = write("run.json", content(predict(0)) | {"format": number})
+        line = error_line(call_script("report.py", path))
+        assert path in line and f"reads 1 to {REPORT_FORMAT}" in line
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: f.drop(columns="id"),
+        lambda f: f.drop(columns="label"),
+        lambda f: f.drop(columns="participant"),
+        lambda f: f.drop(columns="logit"),
+        lambda f: f[:0],
+        lambda f: f.assign(id=f["id"][0]),
+        lambda f: f.assign(id=range(len(f))),
+        lambda f: f.assign(participant=[[]] * len(f)),
+        lambda f: f.assign(label=2),
+        lambda f: f.assign(label=0.5),
+        lambda f: f.assign(label="1"),
+        lambda f: f.assign(logit=np.inf),
+        lambda f: f.assign(logit="x"),
+        lambda f: f.assign(gender=1),
+        lambda f: f.assign(gender="\ud800"),
     ],
 )
-def test_plot_writes_a_png_twice_the_width_of_a_readme(tmp_path, case, runs, best):
-    path = tmp_path / "picture.tmp"  # a temporary file need not end in .png
-    report.plot(path, runs, CASES[case], summary_of(case), best, title="CNN")
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 60_000
-    assert struct.unpack(">II", data[16:24]) == (1800, 1200)
+def test_damaged_predictions_are_refused_in_one_line(write, damage):
+    path = write("run.json", content(damage(predict(0))))
+    assert f"{path}: no out-of-fold predictions" in error_line(call_script("report.py", path))
 
 
-def test_picture_shows_the_numbers_of_the_summary(monkeypatch, tmp_path):
-    from matplotlib.figure import Figure
-
-    figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: figures.append(self))
-    frame, summary = CASES["gender"], summary_of("gender")
-    report.plot("unused", history(12), frame, summary, 7, title="CNN, SYNTHETIC VOICES")
-    report.plot("unused", history(2, validation=False), frame, summary, 2)
-    loss, accuracy, confusion, roc, reliability = figures[0].axes
-    heading = figures[0].get_suptitle()
-    assert "CNN, SYNTHETIC VOICES" in heading and report.describe(summary) in heading
-    assert report.cell(summary["clips"]["majority_accuracy"]) in heading
-    for axes, height in ((loss, 1.1 / 7), (accuracy, 1 - 0.5 / 7)):
-        assert "chosen: epoch 7" in axes.get_legend_handles_labels()[1]
-        assert axes.lines[-1].get_xydata().tolist() == [[7, pytest.approx(height)]]
-    counts = metrics.confusion_matrix(frame["label"], frame["probability"] >= 0.5)
-    assert [
-        int(text.get_text().split("\n")[0]) for text in confusion.texts
-    ] == counts.ravel().tolist()
-    assert roc.get_legend_handles_labels()[1] == [f"AUROC {report.cell(summary['clips']['auroc'])}"]
-    area = metrics.auc(*roc.lines[-1].get_data())
-    assert area == pytest.approx(summary["clips"]["auroc"]["value"])
-    assert sum(int(text.get_text()) for text in reliability.texts) == len(frame)
-    assert f"{summary['calibration_error']:.3f}" in reliability.get_title()
-    loss, accuracy = figures[1].axes[:2]
-    assert [text.get_text() for text in accuracy.texts] == ["no validation split"]
-    assert loss.get_legend_handles_labels()[1] == ["training"]
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+JUNK = st.just("\ud800") | st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
 
 
-def test_import_is_light_and_needs_no_display():
-    heavy = ["torch", "gradio", "common", "matplotlib", "sklearn"]
-    code = f"import sys, report; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
+def places(tree):
+    """Every (container, key) in nested dicts and lists."""
+    for key, inner in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
+        yield tree, key
+        if isinstance(inner, dict | list):
+            yield from places(inner)
 
 
-# --- command line -----------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def small_run():
+    frame = predict(0, people=3, clips=2)
+    return content(frame, linear=summarize(frame))
 
 
-def write_run(path, frame, sha256="abc", **more):
-    predictions = frame.drop(columns="probability").astype(object).to_dict("list")
-    run = {"out_of_fold": {"predictions": predictions, **more}, "data": {"sha256": sha256}}
+@settings(max_examples=FUZZ // 20, deadline=None)
+@given(data=st.data())
+def test_fuzzed_reports_are_read_or_refused_in_one_line(small_run, tmp_path_factory, data):
+    run = copy.deepcopy(small_run)
+    container, key = data.draw(st.sampled_from(list(places(run))))
+    if data.draw(st.booleans()):
+        container[key] = data.draw(JUNK)
+    else:
+        del container[key]
+    path = tmp_path_factory.getbasetemp() / "fuzzed.json"
     path.write_text(json.dumps(run))
-    return str(path)
-
-
-def test_ensemble_is_the_mean_of_the_logits(tmp_path):
-    one, other = with_gender(simulate(20)), with_gender(simulate(20))
-    other["logit"] = np.random.default_rng(1).normal(size=len(other))
-    linear = report.summarise(one)
-    paths = (
-        write_run(tmp_path / "cnn.json", one, linear=linear),
-        write_run(tmp_path / "lstm.json", other.sample(frac=1, random_state=0)),
-    )
-    process = call_script("report.py", *paths)
-    together = one.assign(probability=1 / (1 + np.exp(-(one["logit"] + other["logit"]) / 2)))
-    summary = report.summarise(together.sort_values("id"))
-    title = f"Mean logit of {', '.join(paths)}"
-    assert (process.returncode, process.stderr) == (0, "")
-    assert process.stdout == report.format_summary(title, summary, linear) + "\n"
-    assert "female: " in process.stdout
-    assert call_script("report.py", write_run(tmp_path / "a.json", one)).returncode == 0
-
-
-def test_runs_on_other_clips_are_refused_in_one_line(tmp_path):
-    frame = simulate(20)
-    good = write_run(tmp_path / "good.json", frame)
-    (tmp_path / "broken.json").write_text("{")
-    (tmp_path / "test.json").write_text('{"test": {}, "data": {"sha256": "abc"}}')
-    (tmp_path / "list.json").write_text("[]")
-    others = {
-        "ids": write_run(tmp_path / "ids.json", frame.assign(id=frame["id"] + "x")),
-        "fewer": write_run(tmp_path / "fewer.json", frame[1:]),
-        "labels": write_run(tmp_path / "labels.json", frame.assign(label=1 - frame["label"])),
-        "sha256": write_run(tmp_path / "sha256.json", frame, sha256="abd"),
-    } | {name: str(tmp_path / f"{name}.json") for name in ("missing", "broken", "test", "list")}
-    for path in others.values():
-        process = call_script("report.py", good, path)
-        assert path in told(process) and not process.stdout
+    process = call_script("report.py", path)
+    if process.returncode:
+        assert str(path) in error_line(process)

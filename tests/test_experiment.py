@@ -22,19 +22,18 @@ from conftest import (
     SOUND,
     call_script,
     data_flags,
+    error_line,
     run_script,
-    told,
     train,
     write_clips,
 )
 from sklearn.model_selection import train_test_split
 
 import common
-import report
-import train_lstm
 from common import load_weights
-from dataset import read_labels, split_clips
-from recipe import Checkpoint
+from speech import report
+from speech.cli import InputError
+from speech.dataset import read_labels, split_clips
 
 # --- the scripts --------------------------------------------------------------------------------
 
@@ -96,10 +95,10 @@ def test_the_notebooks_protocol_repeats_their_split(tmp_path):
     flags = ("--split", "clip", "--no-augment", "--no-balance", "--patience", 0, "--epochs", 1)
     process = train("train_lstm.py", folder, tmp_path / "w.safetensors", *flags)
     assert "train 371 (7), val 0 (0), test 93 (7)" in process.stdout
-    assert "7 participants stand on BOTH sides" in process.stdout
+    assert "7 participants are in train and test BOTH" in process.stdout
     expected = train_test_split(np.arange(464), test_size=0.2, random_state=42)[1]
     assert np.array_equal(
-        split_clips(read_labels(folder / "dataset.csv"), "clip", 42, validate=False)["test"],
+        split_clips(read_labels(folder / "dataset.csv")[0], "clip", 42, validate=False)["test"],
         np.sort(expected),
     )
 
@@ -143,12 +142,12 @@ def test_help_is_quick_and_imports_no_heavy_package():
     assert seconds < 6, f"{seconds:.1f} s of CPU: 3 on a quiet machine, with slack for a busy one"
 
 
-def test_mistakes_are_told_in_one_line_and_leave_nothing(small_dataset, tmp_path):
+def test_mistakes_are_one_line_and_leave_nothing(small_dataset, tmp_path):
     out = tmp_path / "out" / "w.safetensors"
     clips, labels = small_dataset / "Spectrograms", small_dataset / "dataset.csv"
 
     def complain(*arguments):
-        line = told(call_script("train_lstm.py", "--weights", out, *arguments))
+        line = error_line(call_script("train_lstm.py", "--weights", out, *arguments))
         assert not out.exists() and not list(tmp_path.rglob(".*"))
         return line
 
@@ -171,12 +170,12 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(small_dataset, tmp_path
         line = complain("--spectrograms", clips, "--labels", broken)
         assert "dataset.json: damaged (" in line
     tiny = write_clips(tmp_path / "tiny", shape=(7, 24))
-    line = told(train("train_cnn.py", tiny, out, *QUICK))
+    line = error_line(train("train_cnn.py", tiny, out, *QUICK))
     assert "(7, 24) is too small for the CNN" in line
     blocked = tmp_path / "file"
     blocked.write_text("")
     process = run_script("train_lstm.py", *given, "--weights", blocked / "w.safetensors")
-    assert "cannot be written" in told(process)
+    assert "cannot be written" in error_line(process)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +184,8 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(small_dataset, tmp_path
     + [("--dropout", "1.5"), ("--lr", "inf")],
 )
 def test_flags_out_of_range_are_refused(flags):
-    line = told(call_script("train_cnn.py", *flags))
-    assert f"argument {flags[0]}: {str(flags[1])!r} is no " in line
+    line = error_line(call_script("train_cnn.py", *flags))
+    assert f"argument {flags[0]}: expected " in line and f"found {str(flags[1])!r}" in line
 
 
 # --- interruption -------------------------------------------------------------------------------
@@ -208,7 +207,7 @@ def test_sigterm_saves_and_resume_ends_with_the_same_weights(tmp_path):
     assert process.wait() == 143 and not cut.exists()
     assert cut.with_suffix(".checkpoint").exists()
 
-    other = told(train("train_lstm.py", folder, cut, *flags, "--seed", 5, "--resume"))
+    other = error_line(train("train_lstm.py", folder, cut, *flags, "--seed", 5, "--resume"))
     assert "seed was 42, is 5" in other
     process = train("train_lstm.py", folder, cut, *flags, "--resume")
     assert process.returncode == 0 and "going on from" in process.stdout
@@ -221,16 +220,16 @@ def test_clips_that_vanish_in_mid_run_are_one_line_and_the_run_goes_on(tmp_path)
     flags = ("--epochs", 6, "--patience", 0)
     for workers in (0, 1):
         out = tmp_path / f"{workers}.safetensors"
-        common_say = common.say
+        print0 = common.print0
 
-        def lose_the_folder(*words, out=out, common_say=common_say):
+        def lose_the_folder(*words, out=out, print0=print0):
             if words[0].startswith("epoch   2"):
                 (folder / "Spectrograms").rename(hidden)
-            common_say(*words)
+            print0(*words)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(common, "say", lose_the_folder)
-            line = told(train("train_lstm.py", folder, out, *flags, "--workers", workers))
+            patch.setattr(common, "print0", lose_the_folder)
+            line = error_line(train("train_lstm.py", folder, out, *flags, "--workers", workers))
         assert re.search(r"Spectrograms/\d+_clip_\d+.npy: cannot be read .No such file", line)
         assert out.with_suffix(".checkpoint").exists() and not out.exists()
         hidden.rename(folder / "Spectrograms")
@@ -258,7 +257,7 @@ def test_a_full_disk_is_one_line_and_the_old_weights_stay(small_dataset, tmp_pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    line = told(train("train_lstm.py", small_dataset, out, *QUICK, "--seed", 3))
+    line = error_line(train("train_lstm.py", small_dataset, out, *QUICK, "--seed", 3))
     assert "cannot be written (No space left on device)" in line
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -268,41 +267,83 @@ def test_memory_that_runs_out_names_the_flag(small_dataset, tmp_path, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(common.Training, "step", greedy)
-    line = told(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
-    assert "lower --batch-size (8)" in line
+    line = error_line(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
+    assert "lower --batch-size" in line
 
 
-def test_a_loss_that_is_no_number_is_told(small_dataset, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_is_one_line(small_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(common.Training, "step", lambda *_: torch.tensor(float("nan")))
-    line = told(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
+    line = error_line(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
     assert "loss nan in epoch 1, batch 1: nothing is saved; a lower --lr helps" in line
     assert not list(tmp_path.iterdir())
 
 
-def test_a_read_only_folder_is_told(small_dataset, tmp_path, monkeypatch):
+def test_a_read_only_folder_is_one_line(small_dataset, tmp_path, monkeypatch):
     def refuse(path, *_):  # root may write anywhere
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "touch", refuse)
-    line = told(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
+    line = error_line(train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", *QUICK))
     assert "w.safetensors: cannot be written there (Permission denied)" in line
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", {}, {"run": 1, "results": [], "state": None}])
-def test_a_damaged_checkpoint_is_told(small_dataset, tmp_path, content):
+def test_a_damaged_checkpoint_is_one_line(small_dataset, tmp_path, content):
     path = tmp_path / "w.checkpoint"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     out = path.with_suffix(".safetensors")
-    line = told(train("train_lstm.py", small_dataset, out, *QUICK, "--resume"))
+    line = error_line(train("train_lstm.py", small_dataset, out, *QUICK, "--resume"))
     assert "w.checkpoint: damaged; remove it to start anew" in line
 
 
-def test_a_checkpoint_of_other_labels_is_told(small_dataset, tmp_path):
-    args = train_lstm.RECIPE.parse(["--weights", str(tmp_path / "w.safetensors"), *map(str, QUICK)])
-    Checkpoint(args, {"sha256": "other"}).save(None)
-    out = args.weights
-    line = told(train("train_lstm.py", small_dataset, out, *QUICK, "--resume"))
-    assert "w.checkpoint: of another run: the labels file has changed" in line
+def interrupted(folder, out, *flags):
+    """A run that stops after its first epoch -> its checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common.Training, "out_of_patience", stop_after_one_epoch)
+        assert "stopped" in error_line(train("train_lstm.py", folder, out, *QUICK, *flags))
+    return out.with_suffix(".checkpoint")
+
+
+def stop_after_one_epoch(training):
+    if training.history:
+        raise InputError("stopped")
+    return False
+
+
+def test_a_checkpoint_of_other_clips_or_labels_is_one_line(tmp_path):
+    folder, out = write_clips(tmp_path / "d"), tmp_path / "w.safetensors"
+    interrupted(folder, out)
+    for clip in sorted((folder / "Spectrograms").iterdir())[:20]:
+        np.save(clip, -np.load(clip))  # the table is the same
+    line = error_line(train("train_lstm.py", folder, out, *QUICK, "--resume"))
+    assert "w.checkpoint: of another run: the clips or labels have changed" in line
+
+
+def test_a_flag_added_since_does_not_orphan_a_checkpoint(small_dataset, tmp_path):
+    """--balance is on by default: a checkpoint from before that flag goes on with it on only."""
+    out = tmp_path / "w.safetensors"
+    path = interrupted(small_dataset, out)
+    saved = torch.load(path, weights_only=True)
+    del saved["run"]["arguments"]["balance"]
+    torch.save(saved, path)
+    resume = ("train_lstm.py", small_dataset, out, *QUICK, "--resume")
+    assert "balance was True, is False" in error_line(train(*resume, "--no-balance"))
+    process = train(*resume)
+    assert process.returncode == 0 and "going on from" in process.stdout
+    del saved["format"], saved["run"]["content"]  # as before formats had numbers
+    torch.save(saved, path)
+    process = train(*resume)
+    assert process.returncode == 0 and "going on from" in process.stdout
+    torch.save(saved | {"format": 99}, path)
+    assert "w.checkpoint: format 99, but this version reads 1 to 2" in error_line(train(*resume))
+
+
+def test_a_folder_means_the_file_of_the_models_name_in_it(small_dataset, tmp_path):
+    for given, folder in ((tmp_path, tmp_path), (f"{tmp_path}/new/", tmp_path / "new")):
+        process = train("train_lstm.py", small_dataset, given, *QUICK)
+        assert process.returncode == 0, process.stderr
+        names = {path.name for path in folder.iterdir() if path.is_file()}
+        assert names == {"lstm.json", "lstm.png", "lstm.safetensors"}
 
 
 # --- several processes --------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Reading clips and labels that nobody has checked, and splitting people."""
 
 import io
+import os
 import struct
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,14 @@ from conftest import fuzzed, refused_or_read, write_clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dataset
-from dataset import InputError, read_labels, read_spectrogram, split_clips, split_folds
+from speech.cli import InputError
+from speech.dataset import (
+    check_clips,
+    read_labels,
+    read_spectrogram,
+    split_clips,
+    split_folds,
+)
 
 
 def npy(array, **options):
@@ -216,8 +224,8 @@ def test_fuzz_clips_are_read_or_refused(content):
         assert clip.min() == 0 and clip.max() == 1
 
 
-def test_a_folder_or_a_missing_file_is_said(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+def test_a_folder_or_a_missing_file_is_reported(tmp_path):
+    with pytest.raises(InputError, match="not a regular file"):
         read_spectrogram(tmp_path)
     with pytest.raises(InputError, match="cannot be read .No such file"):
         read_spectrogram(tmp_path / "none.npy")
@@ -233,17 +241,16 @@ def labels(tmp_path, text, encoding="utf-8"):
 
 
 def test_ids_stay_text_and_participants_come_from_them(tmp_path):
-    frame = read_labels(labels(tmp_path, "id,label\n007_clip_0,1\n007_clip_8,0\nanna,0\n"))
+    frame, _ = read_labels(labels(tmp_path, "id,label\n007_clip_0,1\n007_clip_8,0\nanna,0\n"))
     assert frame["id"].tolist() == ["007_clip_0", "007_clip_8", "anna"]
     assert frame["participant"].tolist() == ["007", "007", "anna"]
     assert frame["label"].tolist() == [1, 0, 0]
 
 
-def test_given_participants_win_and_gaps_are_filled(tmp_path):
-    frame = read_labels(
-        labels(tmp_path, "id,label,participant,gender\na_clip_0,1,X,female\nb_clip_0,0,,\n")
-    )
-    assert frame["participant"].tolist() == ["X", "b"]
+def test_given_participants_win_over_ids(tmp_path):
+    text = "id,label,participant,gender\na_clip_0,1,X,female\nb_clip_0,0,Y,\n"
+    frame, notes = read_labels(labels(tmp_path, text))
+    assert frame["participant"].tolist() == ["X", "Y"] and notes == []
     assert frame["gender"].tolist()[0] == "female" and pd.isna(frame["gender"].tolist()[1])
 
 
@@ -258,43 +265,161 @@ def test_given_participants_win_and_gaps_are_filled(tmp_path):
         "id,label\na,True\nb,False\n",
         'id,label\na," 1"\nb,0 \n',
         "id , label\na,1\nb,0",
+        "ID,Label\na,Depressed\nb,not depressed\n",
+        "id\tlabel\na\tYES\nb\tno\n",
+        "id,label,,\na,1,,\n,,,\nb,0,,\n,,,\n",
+        "\ufeffid;label;\na.npy;Not_Depressed;\nb.NPY;Not-Depressed;\n".replace(
+            ";Not_Depressed", ";1"
+        ),
     ],
 )
 def test_csv_dialects(tmp_path, text):
-    frame = read_labels(labels(tmp_path, text))
+    frame, _ = read_labels(labels(tmp_path, text))
     assert frame["id"].tolist() == ["a", "b"] and frame["label"].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, expected",
     [
-        ("", "not a CSV file"),
+        ("", "expected columns id and label, found"),
         ("id,label\n", "found no row"),
-        ("name,label\na,1\n", "expected columns id and label.* found 'name', 'label'"),
-        ("id,label, id\na,1,b\n", "found 'id', 'label', 'id'"),
+        ("id,label\n,\n,\n", "found no row"),
+        ("name,label\na,1\n", "expected columns id and label, found 'name', 'label'"),
+        ("id,label, id\na,1,b\n", "column id is there twice"),
         ("id,label\na,2\nb,\nc,x\n", "3 problems: row 2: label '2' is neither 0 nor 1; row 3"),
+        ("id,label\na,1\n\nb,7\n", "row 4: label '7' is neither"),
         ("id,label\na,1\nb,0\na,1\n", "row 4: id 'a' repeats"),
+        ("id,label\na,1\na.npy,1\n", "row 3: id 'a' repeats"),
+        ("id,label\ne\u0301,1\n\u00e9,1\n", "row 3: id 'é' repeats"),
         ("id,label\n../x,1\n", r"row 2: id '../x' is not a plain file name"),
         ("id,label\n,1\nb,0\n", "row 2: id '' is not"),
         ("id,label\n..,1\nc\\d,0\n", "2 problems"),
-        ("id,label,split\na,1,dev\n", "row 2: split 'dev' is not train, val or test"),
-        ('id,label\n"a,1\n', "not a CSV file"),
-        ("id,label\na,1,x,y\n", "not a CSV file"),
+        ("id,label,split\na,1,all\n", "row 2: split 'all' is not train, val or test"),
+        ("id,label,fold\na,1,\n", "row 2: fold '' is empty"),
+        ('id,label\n"a,1\n', "row 2 has 1 cells, the header 2"),
+        ("id,label\na,1,x,y\n", "row 2 has 4 cells, the header 2"),
+        ("id,label\na,1\nb\n", "row 3 has 1 cells, the header 2.*save it as CSV UTF-8"),
+        ("id,label,participant\na,0,Smith, John\n", "row 2 has 4 cells"),
+        ("id,label,speaker,Subject_ID\na,1,x,y\n", "columns speaker and subject_id mean the same"),
+        ("id,label,participant\na,1,x\nb,1,\n", "row 3: participant '' is empty"),
     ],
 )
-def test_csv_mistakes_are_told_in_one_line(tmp_path, text, said):
-    with pytest.raises(InputError, match=said) as caught:
+def test_mistakes_in_a_table_are_one_line(tmp_path, text, expected):
+    with pytest.raises(InputError, match=expected) as caught:
         read_labels(labels(tmp_path, text))
     assert "\n" not in str(caught.value) and "dataset.csv" in str(caught.value)
 
 
-def test_another_encoding_and_no_file(tmp_path):
-    with pytest.raises(InputError, match="not UTF-8"):
-        read_labels(labels(tmp_path, "id,label\nJürgen,1\n", "latin-1"))
-    with pytest.raises(InputError, match="not UTF-8"):
-        read_labels(labels(tmp_path, "id,label\na,1\n", "utf-16"))
+def test_what_is_no_utf8_csv_is_named_with_how_to_save_it(tmp_path):
+    for text, encoding, expected in (
+        ("id,label\nMüller,1\n", "cp1252", r"not UTF-8 text \(row 2\)"),
+        ("id,label\na,1\n", "utf-16", "UTF-16 text"),
+        ("id,label\na,1\n", "utf-16-le", "UTF-16 text"),
+        ("PK\x03\x04 and more", "latin-1", r"a spreadsheet \(.xlsx"),
+    ):
+        with pytest.raises(InputError, match=f"{expected}.*save it as CSV UTF-8"):
+            read_labels(labels(tmp_path, text, encoding))
     with pytest.raises(InputError, match="No such file"):
         read_labels(tmp_path / "none.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_labels(tmp_path / "pipe.csv")
+
+
+def test_columns_go_by_other_names_and_cells_by_other_spellings(tmp_path):
+    text = "ID,Label,Speaker ID,Sex,Split,Fold,age\n"
+    text += "x.npy,Depressed,S1,F,DEV,1,30\ny,no,S2,m,Train,2,9\n"
+    frame, notes = read_labels(labels(tmp_path, text))
+    assert frame.to_dict("list") == {
+        "id": ["x", "y"],
+        "label": [1, 0],
+        "participant": ["S1", "S2"],
+        "split": ["val", "train"],
+        "fold": ["1", "2"],
+        "gender": ["female", "male"],
+    }
+    assert len(notes) == 1 and notes[0].endswith("columns that are not used: age")
+
+
+@pytest.mark.parametrize(
+    "column", ["participant", "Participant_ID", "speaker", "SUBJECT", " subject_id "]
+)
+def test_every_name_of_the_participant_column_is_obeyed(tmp_path, column):
+    frame, notes = read_labels(labels(tmp_path, f"id,label,{column}\n300_1,1,A\n300_2,1,A\n"))
+    assert frame["participant"].tolist() == ["A", "A"] and not notes
+
+
+# --- who is who ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["300_3", "300_4", "301_1"],
+        ["S01-03", "S01-04"],
+        ["300_P_clip3", "300_P_clip4"],
+        ["03-01-06-01-02-01-12", "03-01-06-01-02-01-13"],
+        ["1001_DFA_ANG_XX", "1001_IEO_HAP_HI"],
+        ["303_s39_AUDIO", "303_s40_AUDIO"],
+        ["300.3", "300.4"],
+        ["p01c03", "p01c04"],
+        ["anna_1", "anna_2"],
+        ["300 3", "300 4"],
+        ["a_clip_0", "a_clip_8", "300_3", "300_4"],
+        ["300_1_clip_0", "300_2_clip_0"],
+    ],
+)
+def test_ids_that_hide_who_is_who_stop_the_run(tmp_path, ids):
+    path = labels(tmp_path, "id,label\n" + "".join(f"{name},1\n" for name in ids))
+    with pytest.raises(InputError, match="add a column participant, or .*--split clip"):
+        read_labels(path)
+    frame, _ = read_labels(path, ask_who=False)
+    assert len(frame) == len(ids)
+    who = "".join(f"{name},1,p{i}\n" for i, name in enumerate(ids))
+    read_labels(labels(tmp_path, "id,label,participant\n" + who))  # a column says it
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["300_clip_0", "300_clip_8", "301_clip_0"],
+        ["300_clip_0", "301_clip_0", "302_clip_0"],
+        ["anna", "bob", "300"],
+        ["S001_clip_0", "S002_clip_0"],
+        ["101", "102", "103"],
+    ],
+)
+def test_ids_that_tell_who_is_who_are_read(tmp_path, ids):
+    text = "id,label\n" + "".join(f"{name},1\n" for name in ids)
+    frame, notes = read_labels(labels(tmp_path, text))
+    alone = frame["participant"].is_unique
+    assert bool(notes) == alone, "that each is taken for another person is not silent"
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("7", "007"),
+        ("S1", "s1"),
+        ("300.0", "300"),
+        ("S01", "S1"),
+        ("Anna Maria", "AnnaMaria"),
+        ("Anna  M", "Anna M"),
+        ("e\u0301va", "\u00e9va"),
+        ("\uff21", "A"),
+    ],
+)
+def test_participants_that_differ_only_in_spelling_are_refused(tmp_path, one, other):
+    text = f"id,label,participant\na,1,{one}\nb,0,{other}\n"
+    if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
+        frame, _ = read_labels(labels(tmp_path, text))
+        assert frame["participant"].nunique() == 1
+        return
+    with pytest.raises(InputError, match="differ only in case, leading zeros.*spell them alike"):
+        read_labels(labels(tmp_path, text))
+    by_id = f"id,label\n{one}_clip_0,1\n{other}_clip_0,0\n"
+    with pytest.raises(InputError, match="spell them alike"):
+        read_labels(labels(tmp_path, by_id))
 
 
 def test_all_problems_are_counted_and_ten_named(tmp_path):
@@ -326,7 +451,7 @@ def test_fuzz_labels_are_read_or_refused(tmp_path_factory, content):
     path.unlink(missing_ok=True)  # to overwrite it would wait for the disk
     path.write_bytes(content)
     with refused_or_read():
-        frame = read_labels(path)
+        frame, _ = read_labels(path)
         assert len(frame) and frame["id"].is_unique and set(frame["label"]) <= {0, 1}
         assert all(name == Path(name).name and "\0" not in name for name in frame["id"])
         assert all(frame["participant"].str.len() > 0)
@@ -336,32 +461,99 @@ def test_a_million_rows_take_seconds(tmp_path):
     rows = "".join(f"{i // 9:06}_clip_{i % 9},{i % 2}\n" for i in range(10**6))
     path = labels(tmp_path, "id,label\n" + rows)
     started = time.process_time()
-    frame = read_labels(path)
+    frame, _ = read_labels(path)
     assert len(frame) == 10**6 and frame["participant"].nunique() == -(-(10**6) // 9)
     assert time.process_time() - started < 10
 
 
-def test_clip_problems_are_told_together(tmp_path):
+def test_clip_problems_are_reported_together(tmp_path):
     folder = write_clips(tmp_path / "d", 6, 2) / "Spectrograms"
-    frame = read_labels(tmp_path / "d" / "dataset.csv")
-    assert dataset.check_clips(frame, folder) == (16, 24)
+    frame, _ = read_labels(tmp_path / "d" / "dataset.csv")
+    assert check_clips(frame, folder).shape == (16, 24)
     (folder / "000_clip_0.npy").unlink()
     (folder / "000_clip_8.npy").write_bytes(b"junk")
     np.save(folder / "001_clip_0.npy", np.ones((16, 24)))
     np.save(folder / "001_clip_8.npy", np.eye(16, 23))
     np.save(folder / "002_clip_0.npy", np.full((16, 24), np.nan))
     with pytest.raises(InputError) as caught:
-        dataset.check_clips(frame, folder)
+        check_clips(frame, folder)
     message = str(caught.value)
     for part in (
         "5 problems",
-        "000_clip_0.npy cannot be read",
+        "000_clip_0.npy is not there",
         "000_clip_8.npy not a .npy file",
         "001_clip_0.npy constant",
         "002_clip_0.npy holds NaN",
         "001_clip_8.npy has shape (16, 23), most have (16, 24)",
     ):
         assert part in message
+
+
+def log_mel_clips(n=12):
+    """Clips with a spectrum of their own, in dB: (N, M, T)."""
+    rng = np.random.default_rng(0)
+    spectrum = np.linspace(0, -50, 16)[:, None] + 4 * np.sin(np.arange(16))[:, None]
+    return spectrum - 50 * rng.random((n, 1, 24)) + rng.normal(0, 4, (n, 16, 24))
+
+
+def checked(folder, clips, labels_of=lambda i: i % 2, people_of=lambda i: f"p{i}"):
+    (folder / "Spectrograms").mkdir(exist_ok=True)
+    for i, clip in enumerate(clips):
+        np.save(folder / "Spectrograms" / f"c{i}.npy", clip)
+    rows = [(f"c{i}", labels_of(i), people_of(i)) for i in range(len(clips))]
+    frame = pd.DataFrame(rows, columns=["id", "label", "participant"])
+    return check_clips(frame, folder / "Spectrograms")
+
+
+def test_power_and_amplitude_are_refused_and_db_is_not(tmp_path):
+    decibels = log_mel_clips()
+    assert checked(tmp_path, decibels).notes == []
+    assert checked(tmp_path, (decibels + 80) / 80).notes == []
+    for linear in (10 ** (decibels / 10), 10 ** (decibels / 20)):
+        with pytest.raises(InputError, match=r"12 of 12 clips are almost all.*power_to_db"):
+            checked(tmp_path, linear)
+    mixed = [10 ** (clip / 10) if i == 3 else clip for i, clip in enumerate(decibels)]
+    assert checked(tmp_path, mixed).notes == ["clips almost all next to 0 after scaling: c3"]
+
+
+def test_transposed_clips_are_refused(tmp_path):
+    clips = log_mel_clips()
+    with pytest.raises(InputError, match=r"\(24, 16\) looks transposed.*save each clip's .T"):
+        checked(tmp_path, clips.transpose(0, 2, 1))
+    square = clips[:, :, :16]
+    assert checked(tmp_path, square).shape == (16, 16)
+    with pytest.raises(InputError, match="looks transposed"):
+        checked(tmp_path, square.transpose(0, 2, 1))
+
+
+def test_the_same_clip_twice_is_noted_or_refused(tmp_path):
+    clips = log_mel_clips(6)
+    clips[4], clips[5] = clips[1], 2 * clips[1]  # another unit is the same clip
+    one = checked(tmp_path, clips, lambda i: 1, lambda i: "one")
+    assert one.notes == ["the same clip more than once: c1 and c4 and c5"]
+    for labels_of, people_of in ((lambda i: i % 2, lambda i: "a"), (lambda i: 1, str)):
+        with pytest.raises(InputError, match="c1 and c4 and c5 are the same clip, of different"):
+            checked(tmp_path, clips, labels_of, people_of)
+
+
+def test_a_hash_tells_other_clips_labels_and_people(tmp_path):
+    clips = log_mel_clips(4)
+    first = checked(tmp_path, clips).content
+    assert checked(tmp_path, clips).content == first
+    assert checked(tmp_path, clips, lambda i: 0).content != first
+    assert checked(tmp_path, clips, people_of=lambda i: f"q{i}").content != first
+    assert checked(tmp_path, -clips).content != first
+
+
+def test_names_in_another_unicode_form_or_case(tmp_path):
+    np.save(tmp_path / "e\u0301.npy", CLIP)  # as macOS writes é
+    frame = pd.DataFrame({"id": ["\u00e9"], "label": [1], "participant": ["a"]})
+    clips = check_clips(frame, tmp_path)
+    assert Path(clips.frame["path"][0]).exists() and clips.shape == (16, 24)
+    np.save(tmp_path / "Anna.npy", CLIP)
+    frame["id"] = ["anna"]
+    with pytest.raises(InputError, match="anna.npy is not there; Anna.npy differs in case"):
+        check_clips(frame, tmp_path)
 
 
 # --- splits -------------------------------------------------------------------------------------
@@ -381,7 +573,7 @@ people = st.lists(st.integers(1, 12), min_size=8, max_size=40)
 
 @settings(max_examples=150, deadline=None)
 @given(people, st.integers(0, 1000), st.booleans())
-def test_nobody_stands_on_two_sides(clips_per_person, seed, validate):
+def test_nobody_is_on_two_sides(clips_per_person, seed, validate):
     frame = frame_of(clips_per_person)
     split = split_clips(frame, "participant", seed, validate=validate)
     sides = [set(frame["participant"].iloc[positions]) for positions in split.values()]
@@ -432,7 +624,14 @@ def test_an_official_split_is_obeyed():
     assert list(split["test"]) == list(range(80, 120)) and len(split["val"]) in range(8, 17)
 
 
-def test_too_few_people_are_told():
+def test_given_folds_are_the_folds():
+    frame = frame_of([3] * 6).assign(fold=["10", "2", "1"] * 6)
+    folds = split_folds(frame, "given", "participant", 42)
+    assert [sorted(set(frame["fold"].iloc[held])) for _, held in folds] == [["1"], ["2"], ["10"]]
+    assert all(len(rest) + len(held) == len(frame) for rest, held in folds)
+
+
+def test_too_few_people_are_reported():
     with pytest.raises(InputError, match=r"2 participants \(1 with label 1\) are too few"):
         split_clips(frame_of([5, 5]), "participant", 42)
     with pytest.raises(InputError, match="too few"):

@@ -1,0 +1,491 @@
+"""What a training run does around the loop: flags, splits, checkpoint, report.
+
+Shapes: M mel bins, T frames, N clips.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from common import (
+    SCHEDULES,
+    Diverged,
+    Interrupted,
+    SpectrogramDataset,
+    SpectrogramModel,
+    Training,
+    fit_temperature,
+    save_weights,
+)
+from speech import report
+from speech.cli import (
+    RANK,
+    InputError,
+    Parser,
+    at_least,
+    check_format,
+    check_writable,
+    optional,
+    print0,
+    write_atomically,
+    write_json,
+)
+from speech.dataset import Clips, check_clips, read_labels, split_clips, split_folds
+from speech.device import joined_processes, pick_device, wait_for_first
+from speech.metadata import DataSummary, hash_participant, make_metadata, makes_shape, versions
+
+BASELINE_CLIPS = 20_000  # the baseline is fitted on at most so many: memory stays flat
+PATIENCE = 8  # epochs; under --folds no one is held out for it: every fold is short of people
+CHECKPOINT_FORMAT = 2  # 1 had no number, and did not know the clips' content
+
+# --- flags --------------------------------------------------------------------------------------
+
+# What tune.py may search of the flags below; a model's own stand in its script. A list is of
+# choices, a pair a range, searched by its logarithm if it spans more than two decades.
+SEARCH = {
+    "lr": (1e-5, 1e-2),
+    "batch_size": [8, 16, 32, 64],
+    "weight_decay": (1e-4, 0.3),
+    "augment": (0.0, 2.0),
+}
+# Flags that decide where a run reads, computes and writes, not what comes out of it.
+PLACES = {"spectrograms", "labels", "weights", "device", "workers", "resume"}
+
+
+def fold_count(text: str) -> int | str:
+    return text if text in ("people", "given") else at_least(2)(text)
+
+
+def training_parser(
+    name: str,
+    doc: str,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    weight_decay: float,
+    centralise: bool,
+) -> argparse.ArgumentParser:
+    """The flags that training scripts share; a script gives those defaults that are its model's."""
+    count, rate, switch = at_least(0), at_least(0, float), argparse.BooleanOptionalAction
+    parser = Parser(description=doc.splitlines()[0])
+    parser.set_defaults(model=name)
+
+    add = parser.add_argument_group("data").add_argument
+    folder, labels = "a .npy per clip (default: Spectrograms)", "id,label (default: dataset.csv)"
+    add("--spectrograms", metavar="FOLDER", default=argparse.SUPPRESS, help=folder)
+    add("--labels", metavar="CSV", default=argparse.SUPPRESS, help=labels)
+    split = "what no two sides share; clip is the notebooks' protocol, and optimistic"
+    add("--split", choices=("participant", "clip"), default="participant", help=split)
+    folds = "cross-validate: in K folds, 'people' leaves one out at a time, 'given' takes the "
+    folds += "column fold; writes a report, no weights"
+    add("--folds", metavar="K", type=fold_count, help=folds)
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", metavar="N", type=at_least(1), default=epochs, help="passes over the clips")
+    add("--batch-size", metavar="CLIPS", type=at_least(1), default=batch_size, help="per step")
+    add("--lr", metavar="RATE", type=rate, default=lr, help="learning rate, at its peak")
+    add("--schedule", choices=SCHEDULES, default="onecycle", help="of the learning rate")
+    decay = "AdamW's; 0 is Adam"
+    add("--weight-decay", metavar="RATE", type=rate, default=weight_decay, help=decay)
+    mean = "take from each unit's gradient its mean over the inputs (Yong et al. 2020)"
+    add("--centralise", action=switch, default=centralise, help=mean)
+    patience = "stop after N epochs without a better validation loss; 0 holds nobody out for it "
+    patience += f"and keeps the last epoch (default: {PATIENCE}, but 0 with --folds)"
+    add("--patience", metavar="N", type=count, default=argparse.SUPPRESS, help=patience)
+    masks = "rotate clips in time and mask them; 1 is masks of up to 20 bins and frames"
+    add("--augment", metavar="STRENGTH", type=rate, nargs="?", const=1.0, default=1.0, help=masks)
+    add("--no-augment", dest="augment", action="store_const", const=0.0, default=argparse.SUPPRESS)
+    add("--balance", action=switch, default=True, help="weight the classes")
+    add("--seed", metavar="N", type=count, default=42, help="of split, weights and batches")
+
+    add = parser.add_argument_group("run").add_argument
+    weights = f"weights/{name}.safetensors"
+    add("--weights", metavar="FILE", default=weights, help="to be written; or its folder")
+    add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, mps")
+    precision = "auto is bf16 where the processor has it"
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=precision)
+    add("--workers", metavar="N", type=count, default=0, help="processes that read clips")
+    add("--resume", action="store_true", help="go on from an interrupted run's checkpoint")
+    return parser
+
+
+def parse_training(
+    parser: argparse.ArgumentParser, words: list[str] | None = None
+) -> argparse.Namespace:
+    """The flags; those whose default depends on others are filled in."""
+    args = parser.parse_args(words)
+    if "patience" not in args:
+        args.patience = 0 if args.folds else PATIENCE
+    if args.weights.endswith("/") or Path(args.weights).is_dir():
+        args.weights = str(Path(args.weights, f"{args.model}.safetensors"))
+    return args
+
+
+def result_flags(args: argparse.Namespace) -> dict:
+    """The flags that the result depends on."""
+    return {name: value for name, value in vars(args).items() if name not in PLACES}
+
+
+def differing_flags(args: dict, earlier: dict, defaults: dict) -> list[str]:
+    """How an earlier run's flags differ; one that it did not know yet counts as its default."""
+    known = {name: earlier.get(name, defaults.get(name)) for name in args}
+    return [
+        f"{name} was {known[name]!r}, is {value!r}"
+        for name, value in args.items()
+        if known[name] != value
+    ]
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The clips to train on, and what is known of them."""
+
+    clips: Clips
+    labels: Path
+    sha256: str  # of the labels file
+    name: str | None
+    synthetic: bool
+    sound: dict | None  # how recordings became clips; None is not known
+
+
+def find_data(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The folder of clips and the table of labels: given, here, or made of synthetic voices."""
+    given = {"spectrograms", "labels"} & set(vars(args))
+    if not (given or Path("Spectrograms").exists() or Path("dataset.csv").exists()):
+        import synthetic
+
+        print0("No Spectrograms/ and no dataset.csv here: USING SYNTHETIC VOICES, from synthetic/")
+        wait_for_first(lambda: synthetic.make_dataset("synthetic"))
+        return Path("synthetic/Spectrograms"), Path("synthetic/dataset.csv")
+    folder = Path(vars(args).get("spectrograms", "Spectrograms"))
+    if not folder.is_dir():
+        raise InputError(f"--spectrograms {folder}: no such folder (of a .npy file per clip)")
+    return folder, Path(vars(args).get("labels", "dataset.csv"))
+
+
+def read_dataset_json(labels: Path, shape: tuple[int, int]) -> dict:
+    """What prepare.py or synthetic.py noted of the clips beside their labels, if it is there."""
+    path = labels.with_name("dataset.json")
+    try:
+        known = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
+        check_format(known, 2)
+        name, sound = known.get("corpus"), known.get("settings")
+        if not makes_shape(sound, shape):
+            print0(f"{path} is not about clips of {shape}: how their sound was read is not known")
+            sound = None
+        synthetic = bool(known.get("synthetic"))
+        return {"name": name and str(name), "synthetic": synthetic, "sound": sound}
+    except Exception as error:  # of what another hand may have written
+        reason = f"damaged ({str(error)[:200]}); remove it, or make the dataset again"
+        raise InputError(f"{path}: {reason}") from error
+
+
+def load_dataset(args: argparse.Namespace) -> Corpus:
+    """Reads and checks what --spectrograms and --labels name.
+
+    With neither given nor there, the synthetic dataset is made, once, with a message.
+    """
+    folder, labels = find_data(args)
+    frame, notes = read_labels(labels, ask_who=args.split == "participant")
+    sha256 = hashlib.sha256(labels.read_bytes()).hexdigest()
+    clips = check_clips(frame, folder)
+    for note in notes + clips.notes:
+        print0("note:", note)
+    known = read_dataset_json(labels, clips.shape)
+    return Corpus(clips=clips, labels=labels, sha256=sha256, **known)
+
+
+def plan_splits(args: argparse.Namespace, frame: pd.DataFrame) -> list[dict]:
+    """The splits to train on: one, or one per fold."""
+    if not args.folds:
+        return [split_clips(frame, args.split, args.seed, validate=args.patience > 0)]
+    people, clips = frame["participant"].nunique(), len(frame)
+    folds = people if args.folds == "people" else args.folds
+    if folds == "given":
+        check_given_folds(frame)
+    elif folds > people and args.split == "participant":  # scikit-learn would leave folds empty
+        raise InputError(f"--folds {folds}: only {people} participants: try --folds {people}")
+    frame = frame.drop(columns="split", errors="ignore")  # every person is tested once
+    try:
+        held = [test for _, test in split_folds(frame, folds, args.split, args.seed)]
+    except ValueError as error:
+        found = f"{people} participants with {clips} clips are too few ({error})"
+        raise InputError(f"--folds {args.folds}: {found}; try fewer") from error
+    return [
+        split_clips(frame, args.split, args.seed, test, validate=args.patience > 0) for test in held
+    ]
+
+
+def check_given_folds(frame: pd.DataFrame) -> None:
+    if "fold" not in frame:
+        raise InputError("--folds given: the labels have no column fold")
+    folds = frame.groupby("participant")["fold"].nunique()
+    if len(several := folds[folds > 1]):
+        raise InputError(f"--folds given: {len(several)} participants are in more than one fold")
+    if frame["fold"].nunique() < 2:
+        raise InputError("--folds given: the column fold names one fold, expected at least 2")
+
+
+def summarize_data(args: argparse.Namespace, corpus: Corpus, splits: list[dict]) -> DataSummary:
+    frame = corpus.clips.frame
+    sides = {name: frame.iloc[positions] for name, positions in splits[0].items()}
+    people = {name: set(side["participant"]) for name, side in sides.items()}
+    by = "given" if args.folds == "given" else args.split
+    return DataSummary(
+        corpus=corpus.name,
+        synthetic=corpus.synthetic,
+        sha256=corpus.sha256,
+        content=corpus.clips.content,
+        split="official" if "split" in frame and not args.folds else by,
+        folds=len(splits) if args.folds else None,
+        total={"clips": len(frame), "participants": frame["participant"].nunique()},
+        clips={name: len(side) for name, side in sides.items()},
+        participants={name: len(side) for name, side in people.items()},
+        on_both_sides={
+            f"{a} and {b}": len(people[a] & people[b])
+            for a, b in (("train", "val"), ("train", "test"), ("val", "test"))
+            if people[a] & people[b]
+        },
+        seen=sorted(map(hash_participant, people["train"] | people["val"])),
+    )
+
+
+def announce(data: DataSummary, shape: tuple[int, int]) -> None:
+    total, people = data.total, data.participants
+    print0(f"{total['clips']} clips of {total['participants']} participants, each {shape}")
+    if data.folds:
+        print0(f"{data.folds} folds by {data.split}")
+    else:
+        sides = [f"{name} {n} ({people[name]})" for name, n in data.clips.items()]
+        print0(f"split by {data.split}, clips (participants): {', '.join(sides)}")
+    for sides, n in data.on_both_sides.items():
+        print0(f"{n} participants are in {sides} BOTH: the score is optimistic, people overlap")
+
+
+# --- checkpoint ---------------------------------------------------------------------------------
+
+
+class Checkpoint:
+    """What an interrupted run goes on from: finished folds, and the state of the current one."""
+
+    def __init__(self, path: Path, flags: dict, defaults: dict, content: str, resume: bool):
+        self.path, self.defaults = path, defaults
+        self.run = {"arguments": flags, "content": content}
+        self.results, self.state = [], None
+        if resume and path.exists():
+            self.load()
+        elif resume:
+            print0(f"no {path} to go on from: starting from the beginning")
+        elif path.exists():
+            print0(f"{path} of an interrupted run is not used: --resume would go on from it")
+
+    def load(self) -> None:
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            check_format(saved, CHECKPOINT_FORMAT)
+            run, self.results, self.state = saved["run"], list(saved["results"]), saved["state"]
+            differing = differing_flags(self.run["arguments"], run["arguments"], self.defaults)
+            content = run.get("content")
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        except Exception as error:  # torch.load has many ways to report a damaged file
+            raise InputError(f"{self.path}: damaged; remove it to start anew") from error
+        if content not in (None, self.run["content"]):
+            differing.append("the clips or labels have changed")
+        if differing:
+            raise InputError(f"{self.path}: of another run: {'; '.join(differing)}")
+        print0(f"going on from {self.path}")
+
+    def save(self, state: dict | None) -> None:
+        if RANK == 0:
+            content = {"run": self.run, "results": self.results, "state": state}
+            with write_atomically(self.path) as temporary:
+                torch.save(content | {"format": CHECKPOINT_FORMAT}, temporary)
+
+    def finish_fold(self, result: dict) -> None:
+        self.results.append(result)
+        self.state = None
+        self.save(None)
+
+
+# --- one split ----------------------------------------------------------------------------------
+
+
+def make_training(
+    args: argparse.Namespace,
+    model: SpectrogramModel,
+    dataset: SpectrogramDataset,
+    split: dict,
+    device: torch.device,
+) -> Training:
+    return Training(
+        model=model,
+        dataset=dataset,
+        split=split,
+        device=device,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        schedule=args.schedule,
+        weight_decay=args.weight_decay,
+        centralise=args.centralise,
+        patience=args.patience,
+        augment=args.augment,
+        balance=args.balance,
+        seed=args.seed,
+        workers=args.workers,
+        precision=args.precision,
+    )
+
+
+def baseline_probabilities(dataset: SpectrogramDataset, split: dict, seed: int) -> np.ndarray:
+    """The linear baseline fitted on the same training people -> (N,) for the test clips."""
+    train, rng = split["train"], np.random.default_rng(seed)
+    if len(train) > BASELINE_CLIPS:
+        train = np.sort(rng.choice(train, BASELINE_CLIPS, replace=False))
+
+    def features(positions: np.ndarray) -> np.ndarray:
+        return np.stack([report.baseline_features(dataset[i][0].numpy()) for i in positions])
+
+    baseline = report.fit_baseline(features(train), np.array(dataset.labels)[train])
+    return baseline.predict_proba(features(split["test"]))[:, 1]
+
+
+def train_split(training: Training, checkpoint: Checkpoint) -> dict:
+    """Trains on one split and scores its test clips, once."""
+    if checkpoint.state:
+        training.load_state(checkpoint.state)
+    training.fit(checkpoint.save)
+    labels = training.labels[training.split["val"]]
+    temperature = fit_temperature(training.predict("val"), labels)
+    logits = training.predict("test") / temperature
+    baseline = baseline_probabilities(training.dataset, training.split, training.seed)
+    return {
+        "history": training.history,
+        "best_epoch": training.best["epoch"],
+        "temperature": temperature,
+        "logit": (logits[:, 1] - logits[:, 0]).tolist(),
+        "linear": baseline.tolist(),
+    }
+
+
+# --- report -------------------------------------------------------------------------------------
+
+
+def collect_predictions(frame: pd.DataFrame, splits: list[dict], results: list) -> pd.DataFrame:
+    """The test clips of all splits, with what was predicted for them when they were held out."""
+    parts = [
+        frame.iloc[split["test"]].assign(fold=number, logit=one["logit"], linear=one["linear"])
+        for number, (split, one) in enumerate(zip(splits, results, strict=True), 1)
+    ]
+    predictions = pd.concat(parts, ignore_index=True)
+    return predictions.assign(probability=1 / (1 + np.exp(-predictions["logit"])))
+
+
+def summarize_run(predictions: pd.DataFrame, folds: bool) -> dict:
+    """The scores of the network and of the baseline; under --folds each clip's prediction too."""
+    table = report.summarize_predictions(predictions)
+    baseline = predictions.assign(probability=predictions["linear"])
+    table["linear"] = report.summarize_predictions(baseline)
+    if folds:
+        table["folds"] = report.score_folds(predictions)
+        rows = predictions.drop(columns=["linear", "probability", "split", "path"], errors="ignore")
+        table["predictions"] = rows.astype(object).replace(np.nan, None).to_dict("list")
+    return table
+
+
+def write_report(
+    args: argparse.Namespace,
+    data: DataSummary,
+    predictions: pd.DataFrame,
+    table: dict,
+    results: list[dict],
+) -> None:
+    """Prints the report, and writes it beside the weights as JSON and as a picture."""
+    path, where = Path(args.weights), "out_of_fold" if args.folds else "test"
+    title = f"{args.model.upper()}, {where.replace('_', ' ')}"
+    if data.synthetic:
+        title += ", SYNTHETIC VOICES: says nothing about people"
+    print0(f"\n{report.format_summary(title, table, table['linear'])}\n")
+    runs = {key: [one[key] for one in results] for key in ("history", "best_epoch", "temperature")}
+    curves = list(zip(runs["history"], runs["best_epoch"], strict=True))
+    if not args.folds:
+        runs = {key: values[0] for key, values in runs.items()}
+    content = {"format": report.REPORT_FORMAT, "arguments": result_flags(args)}
+    content |= {"data": dataclasses.asdict(data), **runs, where: table, "versions": versions()}
+    write_json(path.with_suffix(".json"), content)
+    picture = path.with_suffix(".png")
+    with optional(f"{picture}"), write_atomically(picture) as temporary:
+        report.draw_report(temporary, curves, predictions, table, title)
+
+
+# --- the run ------------------------------------------------------------------------------------
+
+Build = Callable[[argparse.Namespace, int, int], SpectrogramModel]
+
+
+def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> None:
+    device = pick_device(args.device)
+    with joined_processes(device):
+        corpus = load_dataset(args)
+        clips = corpus.clips
+        splits = plan_splits(args, clips.frame)
+        data = summarize_data(args, corpus, splits)
+        announce(data, clips.shape)
+        dataset = SpectrogramDataset(clips.frame["path"], clips.frame["label"])
+        path, flags = Path(args.weights).with_suffix(".checkpoint"), result_flags(args)
+        checkpoint = Checkpoint(path, flags, defaults, clips.content, args.resume)
+        while (done := len(checkpoint.results)) < len(splits):
+            if args.folds:
+                print0(f"fold {done + 1}/{len(splits)}")
+            torch.manual_seed(args.seed)
+            model = build(args, *clips.shape)
+            training = make_training(args, model, dataset, splits[done], device)
+            result = train_split(training, checkpoint)
+            if args.folds:
+                checkpoint.finish_fold(result)
+            else:
+                checkpoint.results.append(result)
+        if RANK > 0:
+            return
+        predictions = collect_predictions(clips.frame, splits, checkpoint.results)
+        table = summarize_run(predictions, bool(args.folds))
+        written = f"wrote {path.with_suffix('')}.json and .png"
+        if not args.folds:  # the weights come first: nothing that is drawn may cost them
+            temperature = checkpoint.results[0]["temperature"]
+            known = temperature, corpus.sound, dataclasses.asdict(data), table
+            save_weights(args.weights, model, make_metadata(model.name, model.arguments, *known))
+        write_report(args, data, predictions, table, checkpoint.results)
+        print0(f"{written}, no weights" if args.folds else f"{written}, {args.weights}")
+        checkpoint.path.unlink(missing_ok=True)
+
+
+def train(parser: argparse.ArgumentParser, build: Build) -> int:
+    """What a training script does: read, split, train, score once, write.
+
+    Args:
+        build: makes a new model for (args, n_mels, n_frames).
+    """
+    args, defaults = parse_training(parser), vars(parser.parse_args([]))
+    check_writable(args.weights)
+    try:
+        run_training(args, defaults, build)
+    except Diverged as error:
+        raise InputError(f"{error}: nothing is saved; a lower --lr helps") from error
+    except Interrupted as error:
+        signum = error.args[0]
+        print0("\nStopped, nothing is lost: the same command with --resume goes on from here.")
+        return 128 + signum
+    return 0

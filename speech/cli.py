@@ -1,0 +1,229 @@
+"""What every script does at its edges: errors, argument types, files, signals, processes.
+
+The standard library only, so that --help is quick.
+"""
+
+import argparse
+import json
+import math
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import BinaryIO
+
+RANK = int(os.environ.get("RANK", 0))  # torchrun's: which process of the run this is
+WORLD = int(os.environ.get("WORLD_SIZE", 1))  # and of how many
+MAX_NAMED = 10  # of a list of problems; the others are counted
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+class InputError(ValueError):
+    """A user's mistake, in one line: the thing, what was found, what was expected, what to do."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a script's `main`; a user's mistake or a failing disk is one line and exit status 2."""
+    try:
+        sys.exit(main())
+    except (InputError, OSError) as error:
+        # An error from a process that reads clips carries its traceback: the last line is ours.
+        message = str(error).strip().splitlines()[-1].removeprefix("speech.cli.InputError: ")
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def join_names(names: Iterable[object], most: int = MAX_NAMED) -> str:
+    """The first names, and how many more there are."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def join_problems(subject: str, problems: list[str]) -> str:
+    """One line for any number of problems: all counted, the first ten named."""
+    named = "; ".join(problems[:MAX_NAMED])
+    more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+    return f"{subject}: {len(problems)} problem{'s' * (len(problems) > 1)}: {named}{more}"
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not that a flag is off or not given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows defaults in --help, and reports a mistake in one line."""
+
+    def __init__(self, **options):
+        super().__init__(**{"formatter_class": HelpFormatter} | options)
+
+    def error(self, message: str):
+        raise InputError(f"{message} (see --help)")
+
+
+def at_least(low: float, kind: type = int, below: float = math.inf) -> Callable[[str], float]:
+    """An argparse type: a number of this kind that is >= low and < below."""
+    noun = "an integer" if kind is int else "a number"
+    expected = f"{noun} >= {low}" + (f" and < {below}" if math.isfinite(below) else "")
+
+    def number(text: str) -> float:
+        with suppress(ValueError):
+            if low <= kind(text) < below:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+
+    return number
+
+
+def print0(*words: object) -> None:
+    """Prints at once, on the first process only."""
+    if RANK == 0:
+        try:
+            print(*words, flush=True)
+        except BrokenPipeError:  # `| head` has seen enough: the work goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Reports in one line what fails within: nothing optional may destroy a result."""
+    try:
+        yield
+    except Exception as error:  # statistics, drawing and disks fail in many ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        print0(f"{what}: not available ({reason})")
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Opens a regular file for reading: a pipe would wait for ever, a device might never end."""
+    nonblocking = getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, os.O_RDONLY | nonblocking | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError("not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, renamed over it on success.
+
+    A crash at any moment leaves the old file or the new one, never a part of either.
+
+    Raises:
+        InputError: the disk is full, the folder is missing or may not be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be written ({reason}); nothing there changed") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def check_writable(path: str | Path) -> None:
+    """Makes the folder of `path` and writes there, before hours are spent on what goes into it."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, expected the name of a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink(missing_ok=True)  # another process of torchrun's may have done it
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written there ({error.strerror})") from error
+
+
+def check_format(content: dict, newest: int) -> int:
+    """The format number of what was read; files from before the numbers are format 1.
+
+    Raises:
+        InputError: written by a newer version of this project. The message does not name the file.
+    """
+    found = content.get("format", 1)
+    if type(found) is not int or not 1 <= found <= newest:
+        raise InputError(f"format {found!r:.20}, but this version reads 1 to {newest}: update it")
+    return found
+
+
+# --- signals and processes ----------------------------------------------------------------------
+
+
+@contextmanager
+def deferred_signals() -> Iterator[list[int]]:
+    """Yields the list of Ctrl-C and SIGTERM received, for the loop to look at between batches."""
+    received = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def start_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends with it, should it be killed."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)  # BLAS threads of several processes in each other's way halve the speed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def map_processes(function: Callable, tasks: list, jobs: int, chunk: int = 1) -> Iterator:
+    """Yields `function(task)` for every task, in order, computed in `jobs` processes.
+
+    Raises:
+        InputError: a process was killed.
+    """
+    pool = ProcessPoolExecutor(max(1, min(jobs, len(tasks))), initializer=start_worker)
+    try:
+        yield from pool.map(function, tasks, chunksize=chunk)
+    except BrokenProcessPool as error:
+        reason = "a process was killed, for lack of memory?"
+        raise InputError(f"{reason} Run again to go on, with fewer --jobs") from error
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,529 @@
+"""Clips, labels, participants and splits: what is on disk, checked. numpy and pandas only.
+
+Shapes: M mel bins, T frames, N clips.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from speech.cli import InputError, join_names, join_problems, open_file
+
+MAX_CLIP_BYTES = 64 * 2**20  # half an hour of (128, T) float64 frames at 16 kHz, hop 512
+MAX_HEADER_BYTES = 1024  # numpy writes 118; a longer one is refused before it is parsed
+TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of all clips; the notebooks held out 0.2 for the test
+
+
+# --- clips --------------------------------------------------------------------------------------
+
+
+def min_max(array: np.ndarray) -> np.ndarray:
+    """Scales to [0, 1], as in the notebooks: dB and linear copies of a clip become the same."""
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        raise InputError(f"constant (every value is {low:g}): a silent or an empty recording?")
+    if high - low > float(np.finfo(np.float32).max):
+        raise InputError(f"values from {low:g} to {high:g} are no spectrogram")
+    return (array - low) / (high - low)
+
+
+def read_array(file) -> np.ndarray:
+    """The array of an open .npy file; memory is taken only after its header has been checked."""
+    version = np.lib.format.read_magic(file)
+    length = file.read(2 if version == (1, 0) else 4)
+    if int.from_bytes(length, "little") > MAX_HEADER_BYTES:
+        raise InputError("not a spectrogram: its header is too long")
+    file.seek(-len(length), os.SEEK_CUR)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, fortran_order, dtype = read_header(file, max_header_size=MAX_HEADER_BYTES)
+    if len(shape) != 2 or any(type(n) is not int or n < 1 for n in shape):
+        raise InputError(f"expected 2 dimensions (mel bins, frames), found shape {shape}")
+    if dtype.kind not in "fiu" or dtype.itemsize > 8:
+        raise InputError(f"expected real numbers, found {dtype}")
+    size = shape[0] * shape[1] * dtype.itemsize
+    if size > MAX_CLIP_BYTES:
+        raise InputError(f"shape {shape} is over the limit of {MAX_CLIP_BYTES // 2**20} MiB")
+    data = file.read(size + 1)
+    if len(data) != size:
+        found = "more" if len(data) > size else len(data)
+        raise InputError(f"expected {size} bytes of data, found {found}")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def read_spectrogram(source: str | Path | bytes) -> np.ndarray:
+    """Reads one .npy clip from a path or from its bytes, without trusting either.
+
+    Returns:
+        float32 array (M, T) in [0, 1].
+
+    Raises:
+        InputError: not a 2-D .npy of finite real numbers, constant, or larger than the limit.
+    """
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file:
+            array = read_array(file)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})") from error
+    except Exception as error:  # numpy's header parser raises a dozen kinds on hostile input
+        raise InputError("not a .npy file, or a damaged one") from error
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, order="C")
+    if not np.isfinite(array).all():
+        raise InputError("holds NaN or infinite values")
+    return min_max(array)
+
+
+def write_clip(path: Path, clip: np.ndarray) -> None:
+    """All of a clip or nothing; not fsynced, which took as long as the clip's transform."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    buffer = io.BytesIO()  # np.save to a file does not report a full disk
+    np.save(buffer, clip)
+    try:
+        temporary.write_bytes(buffer.getbuffer())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = f"cannot be written ({error.strerror})"
+        raise InputError(f"{path}: {reason}; finished clips stay: run again to go on") from error
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+SAVE_AS = "save it as CSV UTF-8 (in Excel: File, Save As, 'CSV UTF-8')"
+SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and .xls, begin
+
+
+def read_text(path: str | Path, errors: str = "strict") -> str:
+    """A table's text; what is not UTF-8 is refused, as wrong letters would merge names.
+
+    Args:
+        errors: "replace" takes it, with wrong letters.
+    """
+    try:
+        with open_file(path) as file:
+            data = file.read()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); pass --labels") from error
+    if data.startswith(SPREADSHEETS):
+        raise InputError(f"{path}: a spreadsheet (.xlsx or the like), not a CSV file: {SAVE_AS}")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4096]:
+        raise InputError(f"{path}: UTF-16 text or no text, expected UTF-8: {SAVE_AS}")
+    try:
+        return data.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        row = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}: not UTF-8 text (row {row}): {SAVE_AS}") from error
+
+
+def read_table(path: str | Path, *columns: str, ragged: bool = False) -> pd.DataFrame:
+    """Reads a CSV file: commas, semicolons or tabs; UTF-8 with or without a byte-order mark.
+
+    Args:
+        columns: names that it must have.
+        ragged: fill or cut rows whose length differs from the header's, and take wrong letters,
+            as of transcripts, whose text is not needed, instead of refusing them.
+
+    Returns:
+        Stripped text in every cell, column names like `participant_id`; rows without any text are
+        left out, and the index + 2 is the row's number in a spreadsheet.
+
+    Raises:
+        InputError: one line that names the file, what was found and how to save it.
+    """
+    text = read_text(path, "replace" if ragged else "strict")
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    # DAIC-WOZ's transcripts, with tabs, have stray quotation marks.
+    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting)
+    try:
+        header, *rows = [[cell.strip() for cell in line] for line in lines] or [[]]
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error})") from error
+    header = [re.sub(r"[\s-]+", "_", name.lower()) for name in header]
+    if not set(columns) <= set(header):
+        found = join_names(map(repr, header))[:200]
+        raise InputError(f"{path}: expected columns {' and '.join(columns)}, found {found}")
+    numbers = [number for number, row in enumerate(rows) if any(row)]
+    rows = [rows[number] for number in numbers]
+    if ragged:
+        rows = [(row + [""] * len(header))[: len(header)] for row in rows]
+    for number, row in zip(numbers, rows, strict=True):
+        if len(row) != len(header):
+            found = f"row {number + 2} has {len(row)} cells, the header {len(header)}"
+            reason = f"{found}: a name with a separator in it needs quotation marks; {SAVE_AS}"
+            raise InputError(f"{path}: {reason}")
+    table = pd.DataFrame(rows, index=numbers, columns=header, dtype=str)
+    return table.loc[:, [bool(name) or table.iloc[:, i].any() for i, name in enumerate(header)]]
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+LABELS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "not depressed": 0}
+LABELS |= {"1": 1, "1.0": 1, "true": 1, "yes": 1, "depressed": 1}
+SPLITS = {"train": "train", "val": "val", "dev": "val", "validation": "val", "test": "test"}
+SPLITS |= {"training": "train", "valid": "val", "development": "val", "testing": "test"}
+GENDERS = {"m": "male", "male": "male", "man": "male"}
+GENDERS |= {"f": "female", "female": "female", "w": "female", "woman": "female"}
+PEOPLE = ("participant", "speaker", "subject")
+COLUMNS = {  # what a column may be called
+    "label": ("label",),
+    "participant": tuple(f"{who}{end}" for who in PEOPLE for end in ("", "_id")),
+    "split": ("split",),
+    "fold": ("fold",),
+    "gender": ("gender", "sex"),
+}
+
+
+def fold_spelling(name: str) -> str:
+    """What a name has in common with its other spellings: `S01`, `s1 ` and `S1.0` are one."""
+    name = re.sub(r"\s", "", unicodedata.normalize("NFKC", name).casefold())
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"\.0+$", "", name))
+
+
+def find_alike(names: Iterable[str], kind: str) -> list[str]:
+    """A problem for every group of names that differ only in how they are spelt."""
+    groups = pd.Series(pd.unique(pd.Series(list(names), dtype=object)), dtype=object)
+    groups = groups.groupby(groups.map(fold_spelling)).agg(list) if len(groups) else []
+    how = "differ only in case, leading zeros, '.0', spaces or Unicode form: spell them alike"
+    return [
+        f"{kind} {' and '.join(map(repr, sorted(group)))} {how}"
+        for group in groups
+        if len(group) > 1
+    ]
+
+
+def rename_columns(table: pd.DataFrame, key: str, path: str | Path) -> list[str]:
+    """Gives the columns of `table` the names of COLUMNS -> notes on those that nothing uses."""
+    names = {"": key, **dict.fromkeys([key], key)}
+    for name, spellings in COLUMNS.items():
+        found = [column for column in table.columns if column in spellings]
+        if len(found) > 1:
+            raise InputError(f"{path}: columns {' and '.join(found)} mean the same: keep one")
+        names |= dict.fromkeys(found, name)
+    unused = [column for column in table.columns if column not in names or not column]
+    table.drop(columns=unused, inplace=True)
+    table.columns = [names[column] for column in table.columns]
+    if table.columns.duplicated().any():
+        raise InputError(f"{path}: column {key} is there twice: keep one")
+    return [f"{path}: columns that are not used: {join_names(unused)}"] if unused else []
+
+
+def normalise_rows(table: pd.DataFrame, path: str | Path) -> list[str]:
+    """Gives the cells of `table` the values of LABELS, SPLITS and GENDERS -> problems by row."""
+    words = table["label"].str.lower().str.replace(r"[\s_-]+", " ", regex=True)
+    checks = [("label", ~words.isin(LABELS), "is neither 0 nor 1")]
+    table["label"] = words.map(LABELS).where(words.isin(LABELS), table["label"])
+    if "split" in table:
+        words = table["split"].str.lower()
+        checks.append(("split", ~words.isin(SPLITS), "is not train, val or test"))
+        table["split"] = words.map(SPLITS).where(words.isin(SPLITS), table["split"])
+    if "gender" in table:
+        words = table["gender"].str.lower()
+        table["gender"] = words.map(GENDERS).fillna(words).replace("", np.nan)
+    for name in {"participant", "fold"} & set(table.columns):
+        table[name] = table[name].map(lambda cell: unicodedata.normalize("NFC", cell))
+        checks.append((name, table[name] == "", "is empty: name it in every row"))
+    return list_problems(table, checks)
+
+
+def list_problems(table: pd.DataFrame, checks: Iterable[tuple]) -> list[str]:
+    """Problems of checks (column, mask of bad rows, what is wrong), rows as a spreadsheet counts.
+
+    The header is row 1.
+    """
+    return [
+        f"row {row + 2}: {column} {value!r:.100} {wrong}"
+        for column, bad, wrong in checks
+        for row, value in table.loc[bad, column].items()
+    ]
+
+
+def read_rows(path: str | Path, key: str) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Reads a table of labels for `key` (id or file), every row checked and normalised.
+
+    Returns:
+        The rows (key, label 0 or 1, and participant, split, fold and gender where present), notes
+        for the user, and problems: the caller adds its own and refuses them together.
+    """
+    table = read_table(path, key, "label")
+    if table.empty:
+        raise InputError(f"{path}: expected a header and a row per {key}, found no row")
+    notes = rename_columns(table, key, path)
+    problems = normalise_rows(table, path)
+    if "participant" in table:
+        problems += find_alike(table["participant"], "participants")
+    return table, notes, problems
+
+
+def find_stems(name: str) -> set[str]:
+    """What could be the participant's part of an id: before its last part, its first number, ..."""
+    first, last = re.match(r"[^\W_]*", name)[0], re.sub(r"[\W_]+[^\W_]*$", "", name)
+    through_number = re.match(r"\D*\d*", name)[0]
+    return {first, last, through_number} - {name, ""}
+
+
+def check_people(participants: pd.Series, path: str | Path, advice: str = "") -> None:
+    """Stops where every name is taken for a person of its own, but several begin alike.
+
+    Corpora name files `300_3`, `S01-03` or `03-01-06-01-02-01-12`: a split "by participant" would
+    then put one voice on both sides, and the score would measure recognising it.
+    """
+    if participants.duplicated().any():
+        return
+    stems = Counter(stem for name in participants for stem in find_stems(name))
+    if alike := [name for name in participants if any(stems[s] > 1 for s in find_stems(name))]:
+        raise InputError(
+            f"{path}: who is who? Without a column participant each of {join_names(alike, 3)} is a "
+            f"person of its own, but they begin alike: add a column participant{advice}"
+        )
+
+
+def read_labels(path: str | Path, ask_who: bool = True) -> tuple[pd.DataFrame, list[str]]:
+    """Reads dataset.csv.
+
+    Args:
+        ask_who: stop where ids without a participant column leave open who is who.
+
+    Returns:
+        One row per clip: id (text: 007 stays 007), label (0 or 1), participant (text; without
+        the column, the part of the id before `_clip_`), and split, fold and gender where present;
+        and notes for the user.
+
+    Raises:
+        InputError: not such a file; all of its problems are in the one message.
+    """
+    frame, notes, problems = read_rows(path, "id")
+    frame["id"] = frame["id"].map(lambda cell: unicodedata.normalize("NFC", cell))
+    frame["id"] = frame["id"].str.replace(r"(?i)\.npy$", "", regex=True)
+    unusable = frame["id"].str.contains(r"[/\\\0]", regex=True) | frame["id"].isin(["", ".", ".."])
+    repeated = frame["id"].duplicated() & ~unusable
+    checks = [("id", unusable, "is not a plain file name"), ("id", repeated, "repeats")]
+    problems = list_problems(frame, checks) + problems
+    if "participant" not in frame:
+        frame["participant"] = frame["id"].str.split("_clip_").str[0]
+        problems += find_alike(frame["participant"], "participants")
+        if not problems and ask_who:
+            without = frame["participant"][~frame["id"].str.contains("_clip_")]
+            for names in (frame["participant"], without):
+                check_people(names, path, ", or (in training) pass --split clip to go on without")
+        if frame["participant"].is_unique:
+            notes.append(f"{path}: no column participant: each clip is taken for another person's")
+    if problems:
+        raise InputError(join_problems(str(path), problems))
+    columns = ["id", "label", "participant", "split", "fold", "gender"]
+    frame = frame[[name for name in columns if name in frame]].reset_index(drop=True)
+    return frame.astype({"label": int}), notes
+
+
+# --- checking every clip ------------------------------------------------------------------------
+
+LEAST_LOUD = 0.1  # of a clip's scaled values 10% are above: .36 to .73 in dB (1,079 clips of four
+# corpora), up to .09 of amplitude, .008 of power
+COHERENT = 0.4  # how alike the clips' mean levels are (cosine) along mel bins: .74 to .92 in four
+# corpora; along frames at most .27
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips that have been checked."""
+
+    frame: pd.DataFrame  # a row per clip, as read_labels returns, and its path
+    shape: tuple[int, int]  # (M, T), of all
+    content: str  # hash of all clips, labels, participants, splits and folds
+    notes: list[str]  # for the user
+
+
+def looks_linear(clip: np.ndarray) -> bool:
+    """Whether a scaled clip is power or amplitude, not dB: almost all of it is next to 0."""
+    return float(np.quantile(clip, 0.9)) < LEAST_LOUD
+
+
+def find_paths(ids: Iterable[str], folder: Path) -> tuple[list[str | None], list[str]]:
+    """The .npy file of each id, in whichever Unicode form its name is, and what is missing."""
+    files = {}
+    for name in os.listdir(folder):
+        files.setdefault(unicodedata.normalize("NFC", name), name)
+    lower = {name.lower(): name for name in files}
+    paths, problems = [], []
+    for name in (f"{one}.npy" for one in ids):
+        paths.append(os.path.join(folder, files[name]) if name in files else None)
+        if name not in files:
+            other = lower.get(name.lower())
+            hint = f"; {other} differs in case: rename it" if other else ""
+            problems.append(f"{name} is not there{hint}")
+    return paths, problems
+
+
+def find_copies(frame: pd.DataFrame, hashes: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Equal clips: problems where people or labels differ, else notes."""
+    rows = frame.assign(hash=frame["id"].map(hashes)).dropna(subset="hash")
+    problems, notes = [], []
+    for _, copies in rows[rows["hash"].duplicated(keep=False)].groupby("hash", sort=False):
+        names = " and ".join(copies["id"])
+        if copies["participant"].nunique() > 1 or copies["label"].nunique() > 1:
+            problems.append(f"{names} are the same clip, of different people or labels")
+        else:
+            notes.append(names)
+    return problems, [f"the same clip more than once: {'; '.join(notes[:3])}"] if notes else []
+
+
+def coherence(levels: np.ndarray, count: int) -> float:
+    """Mean cosine between two clips' levels, from the sum of `count` unit vectors."""
+    return float((levels @ levels - count) / max(count * (count - 1), 1))
+
+
+class Survey:
+    """What checking learns of the clips, without keeping them."""
+
+    def __init__(self) -> None:
+        self.shapes, self.hashes, self.linear = {}, {}, []
+        self.levels = {}  # by shape: the sums over clips of their levels (M,) and (T,)
+
+    def add(self, name: str, clip: np.ndarray) -> None:
+        self.shapes[name] = clip.shape
+        self.hashes[name] = hashlib.sha256(clip.tobytes()).hexdigest()
+        if looks_linear(clip):
+            self.linear.append(name)
+        levels = [clip.mean(axis=1), clip.mean(axis=0)]
+        levels = [level - level.mean() for level in levels]
+        levels = [level / max(float(np.linalg.norm(level)), 1e-9) for level in levels]
+        sums = self.levels.get(clip.shape, (0, 0))
+        self.levels[clip.shape] = [a + b for a, b in zip(sums, levels, strict=True)]
+
+    def shape(self) -> tuple[int, int]:
+        return Counter(self.shapes.values()).most_common(1)[0][0]
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the clips as a whole, and which of them differ from the others."""
+        shape, count = self.shape(), len(self.shapes)
+        for name, other in self.shapes.items():
+            if other != shape:
+                yield f"{name}.npy has shape {other}, most have {shape}"
+        if len(self.linear) > count / 2:
+            found = f"{len(self.linear)} of {count} clips are almost all next to 0 after scaling"
+            yield f"{found}, as mel power is: save librosa.power_to_db(power)"
+        bins, frames = (coherence(sums, count) for sums in self.levels[shape])
+        if frames > max(COHERENT, bins):
+            yield f"{shape} looks transposed, expected (mel bins, frames): save each clip's .T"
+
+
+def check_clips(frame: pd.DataFrame, folder: str | Path) -> Clips:
+    """Reads every clip once; reports all problems in one error."""
+    paths, problems = find_paths(frame["id"], Path(folder))
+    survey = Survey()
+    rows = [(name, path) for name, path in zip(frame["id"], paths, strict=True) if path]
+    for name, path in tqdm(rows, "checking clips", unit="clip", leave=False, delay=2, disable=None):
+        try:
+            survey.add(name, read_spectrogram(path))
+        except InputError as error:
+            problems.append(f"{name}.npy {error}")
+    copies, notes = find_copies(frame, survey.hashes)
+    problems += copies
+    if survey.shapes:
+        problems += survey.problems()
+    if problems:
+        raise InputError(join_problems(str(folder), problems))
+    if survey.linear:
+        notes.append(f"clips almost all next to 0 after scaling: {join_names(survey.linear, 3)}")
+    facts = frame.drop(columns="gender", errors="ignore").assign(clip=survey.hashes.values())
+    content = hashlib.sha256(facts.to_csv(index=False).encode()).hexdigest()
+    return Clips(frame.assign(path=paths), survey.shape(), content, notes)
+
+
+# --- splits -------------------------------------------------------------------------------------
+
+SIDES = ("train", "val", "test")
+
+
+def split_folds(frame: pd.DataFrame, folds: int | str, by: str, seed: int) -> list[tuple]:
+    """Stratified folds as (rest, held) positions; by participant, nobody is in two of them.
+
+    Args:
+        folds: how many, or "given": those of the column fold.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    if folds == "given":
+        numbers = frame["fold"].to_numpy()
+        return [
+            (np.flatnonzero(numbers != n), np.flatnonzero(numbers == n))
+            for n in sorted(set(numbers), key=lambda n: (len(n), n))
+        ]
+    splitter = StratifiedKFold if by == "clip" else StratifiedGroupKFold
+    splitter = splitter(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # of a label with fewer clips than folds: the report shows it
+        warnings.simplefilter("ignore", UserWarning)
+        return list(splitter.split(frame["id"], frame["label"], frame["participant"]))
+
+
+def hold_out(frame: pd.DataFrame, fraction: float, by: str, seed: int) -> tuple:
+    """Holds out about `fraction` of all clips, by people or by clip: (rest, held) positions."""
+    if by == "clip":
+        from sklearn.model_selection import train_test_split
+
+        return train_test_split(np.arange(len(frame)), test_size=fraction, random_state=seed)
+    labels, wanted = frame["label"].to_numpy(), fraction * len(frame)
+    most = min(frame["participant"].nunique(), np.bincount(labels).max())
+
+    def misfit(fold):  # with few people a fold can come out one-sided: the best of them is taken
+        rest, held = fold
+        return len(set(labels[rest])) < 2, len(set(labels[held])) < 2, abs(len(held) - wanted)
+
+    return min(split_folds(frame, min(round(1 / fraction), most), by, seed), key=misfit)
+
+
+def split_clips(frame: pd.DataFrame, by: str, seed: int, test=None, validate=True) -> dict:
+    """Positions of the training, validation and test clips.
+
+    Args:
+        by: "participant" (nobody is on two sides) or "clip" (the notebooks' protocol);
+            an official split column wins over both.
+        test: positions of the test clips, when a fold has already chosen them.
+        validate: False leaves no clip for validation.
+
+    Raises:
+        InputError: too few people to have both labels in training.
+    """
+    everything = np.arange(len(frame))
+    split = {name: np.flatnonzero(frame["split"] == name) for name in SIDES if "split" in frame}
+    val = split.get("val", everything[:0])
+    if test is None:
+        test = split.get("test", everything[:0])
+        if split and not len(test):  # AVEC's test labels are rarely at hand
+            test, val = val, test
+    try:
+        if not len(test):
+            test = hold_out(frame, TEST_FRACTION, by, seed)[1]
+        rest = np.setdiff1d(everything, np.union1d(test, val))
+        if validate and not len(val):
+            fraction = VAL_FRACTION * len(frame) / len(rest)
+            val = rest[hold_out(frame.iloc[rest], fraction, by, seed)[1]]
+            rest = np.setdiff1d(rest, val)
+        if len(set(frame["label"].iloc[rest])) < 2:
+            raise ValueError("one label only in training")
+    except (ValueError, ZeroDivisionError) as error:  # scikit-learn's, of fewer people than folds
+        people = [rows["participant"].nunique() for rows in (frame, frame[frame["label"] == 1])]
+        raise InputError(
+            f"{people[0]} participants ({people[1]} with label 1) are too few to keep people apart "
+            "with both labels in training: add people, or try --patience 0 or --folds people"
+        ) from error
+    return {"train": rest, "val": np.sort(val), "test": np.sort(test)}

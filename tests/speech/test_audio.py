@@ -1,0 +1,211 @@
+"""Sound against librosa's own, unreadable recordings, memory, and the files of a dataset."""
+
+import json
+import tracemalloc
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from recordings import FAULTS, RATE, hears_tone, make_voice, spoil, write_recording
+
+from speech import audio
+from speech.audio import (
+    DATASET_FORMAT,
+    count_samples,
+    cut_clips,
+    is_complete,
+    list_files,
+    log_mel,
+    read_info,
+    read_sound,
+    write_dataset,
+    write_info,
+)
+from speech.cli import InputError
+from speech.dataset import write_clip
+
+# --- the transform ------------------------------------------------------------------------------
+
+
+def test_log_mel_is_librosas_own():
+    samples = make_voice(8 * RATE, 1)
+    power = librosa.feature.melspectrogram(
+        y=samples, sr=16000, n_mels=128, n_fft=2048, hop_length=512
+    )
+    decibels = librosa.power_to_db(power, ref=np.max)
+    by_hand = (decibels - decibels.min()) / (decibels.max() - decibels.min())
+    clip = log_mel(samples)
+    assert clip.shape == (128, 251) and clip.dtype == np.float32
+    assert clip.min() == 0 and clip.max() == 1
+    np.testing.assert_allclose(clip, by_hand, atol=1e-6)
+
+
+def test_one_second_of_sound_lands_in_its_frames():
+    samples = np.random.default_rng(0).normal(0, 1e-4, 8 * RATE).astype(np.float32)
+    samples[3 * RATE : 4 * RATE] += np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)
+    clip = log_mel(samples)
+    loud = np.flatnonzero(clip.max(axis=0) > 0.9)  # frame k is centred on sample 512 k
+    assert abs(loud[0] - 3 * RATE / 512) < 2 and abs(loud[-1] - 4 * RATE / 512) < 2
+    assert len(loud) == loud[-1] - loud[0] + 1
+    bins = librosa.mel_frequencies(130, fmax=8000)[1:-1]
+    assert abs(bins[clip[:, 110].argmax()] - 1000) < 30
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25])
+def test_silence_has_no_spectrogram(level):
+    with pytest.raises(InputError, match="silent"):
+        log_mel(np.full(8 * RATE, level, np.float32))
+
+
+def test_the_tone_would_be_heard(tmp_path):
+    """What the tests of corpora and prepare.py rely on."""
+    clean = write_recording(tmp_path / "clean.wav", 8)
+    for length in (0.05, 0.2, 4):
+        mixed = write_recording(tmp_path / "mixed.wav", 8, [(0, 5 - length), (5, 8)])
+        (clip,) = cut_clips(read_sound(mixed), 8 * RATE)
+        assert hears_tone(log_mel(clip)) > 0.3
+    (clip,) = cut_clips(read_sound(clean), 8 * RATE)
+    assert hears_tone(log_mel(clip)) < 0.1
+
+
+# --- decoding -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [2**18, 1001])
+def test_read_sound_gives_the_samples_asked_for(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(audio, "SAMPLES_PER_BLOCK", block)
+    stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (5 * RATE, 2)).astype(np.float32)
+    path, mono = tmp_path / "a.wav", stereo.mean(axis=1)
+    soundfile.write(path, stereo, RATE, subtype="FLOAT")
+    for start, stop in ((0, None), (1.5, None), (1.25, 3.5), (4, 9), (7, 9)):
+        read = np.concatenate([np.empty(0, np.float32), *read_sound(path, RATE, start, stop)])
+        last = None if stop is None else round(stop * RATE)
+        np.testing.assert_array_equal(read, mono[round(start * RATE) : last])
+        assert count_samples(path, RATE, start, stop) == len(read)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_resampling_in_blocks_equals_librosas_of_the_whole(tmp_path, monkeypatch, rate):
+    monkeypatch.setattr(audio, "SAMPLES_PER_BLOCK", 10_007)
+    path = write_recording(tmp_path / "a.wav", 3.3, rate=rate)
+    whole, _ = librosa.load(path, sr=RATE, res_type="soxr_hq")
+    blocks = np.concatenate(list(read_sound(path)))
+    assert abs(len(blocks) - 3.3 * RATE) <= 1
+    assert abs(len(blocks) - count_samples(path, RATE, 0, None)) <= 1
+    np.testing.assert_allclose(blocks[: len(whole)], whole[: len(blocks)], atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "w64"])
+def test_formats_of_libsndfile(tmp_path, suffix):
+    path = write_recording(tmp_path / f"a.{suffix}", 2)
+    assert abs(sum(map(len, read_sound(path))) - 2 * RATE) < 0.1 * RATE
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_unreadable_sound_is_one_error(tmp_path, fault):
+    spoil(tmp_path / "a.wav", fault)
+    with pytest.raises(InputError, match=FAULTS[fault]):
+        list(read_sound(tmp_path / "a.wav"))
+
+
+def test_sound_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        next(read_sound(tmp_path / "a.wav"))
+
+
+@pytest.mark.parametrize("rate", [1, 2**31 - 1])
+def test_a_sampling_rate_that_no_sound_has(tmp_path, rate):
+    path = write_recording(tmp_path / "a.wav", 2)
+    damaged = bytearray(path.read_bytes())
+    damaged[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=f"malformed header: 32000 samples at {rate} Hz"):
+        next(read_sound(path))
+
+
+def test_a_wav_from_a_pipe_is_not_cut_short(tmp_path):
+    path = write_recording(tmp_path / "a.wav", 2)
+    whole = bytearray(path.read_bytes())
+    whole[4:8] = whole[40:44] = b"\xff\xff\xff\xff"  # the length was not known
+    path.write_bytes(whole)
+    assert sum(map(len, read_sound(path))) == 2 * RATE
+
+
+def test_an_hour_streams_in_bounded_memory(tmp_path):
+    path = write_recording(tmp_path / "a.wav", 1)
+    with open(path, "rb+") as file:  # an hour of zeros, which take no room on the disk
+        size = 2 * 3600 * RATE
+        file.truncate(44 + size)
+        file.seek(4)
+        file.write((36 + size).to_bytes(4, "little"))
+        file.seek(40)
+        file.write(size.to_bytes(4, "little"))
+    tracemalloc.start()
+    clips = sum(1 for _ in cut_clips(read_sound(path, 8_000), 8 * 8_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert clips == 450
+    assert peak < 20e6
+
+
+@given(st.lists(st.integers(0, 40)), st.integers(1, 30))
+def test_clips_are_cut_as_from_the_whole(lengths, size):
+    whole = np.arange(sum(lengths), dtype=np.float32)
+    clips = list(cut_clips(np.split(whole, np.cumsum(lengths)[:-1]) if lengths else [], size))
+    expected = whole[: len(whole) // size * size].reshape(-1, size)
+    assert len(clips) == len(expected)
+    assert all(np.array_equal(a, b) for a, b in zip(clips, expected, strict=True))
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def test_files_are_listed_without_hidden_ones(tmp_path):
+    for name in ("b/2.wav", "b/._2.wav", ".git/1.wav", "a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    expected = {name: tmp_path / name for name in ("a.txt", "b/2.wav", "c/2.wav")}
+    assert list_files(tmp_path) == expected
+
+
+@pytest.mark.parametrize("seconds", [1, 8, 30])
+def test_a_clip_is_complete_or_not(tmp_path, seconds):
+    settings = audio.SETTINGS | {"clip_seconds": seconds}
+    path = tmp_path / "a.npy"
+    assert not is_complete(path, settings)
+    write_clip(path, log_mel(make_voice(seconds * RATE, 0)))
+    assert is_complete(path, settings)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not is_complete(path, settings)
+
+
+def test_dataset_json_has_a_format_and_a_newer_one_is_refused(tmp_path):
+    assert read_info(tmp_path) is None and read_info(tmp_path / "none") is None
+    rows = [{"id": f"{n}_clip_0", "label": n, "participant": str(n)} for n in (0, 1)]
+    write_dataset(tmp_path, rows, {"corpus": "two", "more": 1})
+    expected = "id,label,participant\n0_clip_0,0,0\n1_clip_0,1,1\n"
+    assert (tmp_path / "dataset.csv").read_text() == expected
+    info = read_info(tmp_path)
+    assert info["format"] == DATASET_FORMAT and info["corpus"] == "two" and info["more"] == 1
+    assert info["counts"] == {"clips": 2, "participants": 2} and info["synthetic"] is False
+    assert info["settings"] == audio.SETTINGS and info["versions"]["librosa"]
+    del info["format"]  # as they were written before the numbers
+    (tmp_path / "dataset.json").write_text(json.dumps(info))
+    assert read_info(tmp_path) == info
+    (tmp_path / "dataset.json").write_text(json.dumps(info | {"format": DATASET_FORMAT + 1}))
+    with pytest.raises(InputError, match=f"dataset.json: format {DATASET_FORMAT + 1}, .* update"):
+        read_info(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "1", '{"a": '])
+def test_another_programs_dataset(tmp_path, content):
+    (tmp_path / "dataset.csv").touch()
+    assert read_info(tmp_path) == {}
+    (tmp_path / "dataset.json").write_text(content)
+    assert read_info(tmp_path) == {}
+    write_info(tmp_path, {"corpus": None})
+    assert read_info(tmp_path) == {"format": DATASET_FORMAT, "corpus": None}
