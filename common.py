@@ -533,8 +533,14 @@ def read_weights(path: str | Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 def rebuild(metadata: dict, tensors: dict[str, torch.Tensor]) -> SpectrogramModel:
+    model_class = find_model(metadata["model"])
+    for name, parameter in inspect.signature(model_class).parameters.items():
+        kind, value = type(parameter.default), metadata["arguments"].get(name, parameter.default)
+        known = parameter.default is not parameter.empty
+        if known and type(value) is not kind and (kind, type(value)) != (float, int):
+            raise ValueError(f"{name} {value!r:.50}, expected {kind.__name__}")
     with torch.device("meta"):  # no memory is taken for what the file does not hold
-        model = find_model(metadata["model"])(**metadata["arguments"])
+        model = model_class(**metadata["arguments"])
     kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     model.load_state_dict(tensors, assign=True)
     if not all(t.dtype == kinds[name] and t.isfinite().all() for name, t in tensors.items()):
