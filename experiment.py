@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from speech.cli import (
     at_least,
     check_format,
     check_writable,
+    locked,
     optional,
     print0,
     write_atomically,
@@ -330,24 +332,10 @@ def make_training(
     split: dict,
     device: torch.device,
 ) -> Training:
-    return Training(
-        model=model,
-        dataset=dataset,
-        split=split,
-        device=device,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        lr=args.lr,
-        schedule=args.schedule,
-        weight_decay=args.weight_decay,
-        centralise=args.centralise,
-        patience=args.patience,
-        augment=args.augment,
-        balance=args.balance,
-        seed=args.seed,
-        workers=args.workers,
-        precision=args.precision,
-    )
+    """Every other field of Training is the flag of its name."""
+    given = {"model": model, "dataset": dataset, "split": split, "device": device}
+    names = [field.name for field in dataclasses.fields(Training) if field.name not in given]
+    return Training(**given, **{name: getattr(args, name) for name in names})
 
 
 def baseline_probabilities(dataset: SpectrogramDataset, split: dict, seed: int) -> np.ndarray:
@@ -481,7 +469,8 @@ def train(parser: argparse.ArgumentParser, build: Build) -> int:
     args, defaults = parse_training(parser), vars(parser.parse_args([]))
     check_writable(args.weights)
     try:
-        run_training(args, defaults, build)
+        with locked(args.weights) if RANK == 0 else nullcontext():
+            run_training(args, defaults, build)
     except Diverged as error:
         raise InputError(f"{error}: nothing is saved; a lower --lr helps") from error
     except Interrupted as error:

@@ -19,6 +19,11 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 RANK = int(os.environ.get("RANK", 0))  # torchrun's: which process of the run this is
 WORLD = int(os.environ.get("WORLD_SIZE", 1))  # and of how many
 MAX_NAMED = 10  # of a list of problems; the others are counted
@@ -126,16 +131,28 @@ def open_file(path: str | Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def check_regular(path: str | Path) -> None:
+    """Refuses a path where there is something that a file must not replace."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file, and would be replaced by one")
+
+
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, renamed over it on success.
 
-    A crash at any moment leaves the old file or the new one, never a part of either.
+    A crash at any moment leaves the old file or the new one, never a part of either. A link is
+    followed: the file that it names is replaced.
 
     Raises:
-        InputError: the disk is full, the folder is missing or may not be written.
+        InputError: the disk is full, the folder is missing or may not be written, or the path is
+            no regular file.
     """
-    path = Path(path)
+    check_regular(path)
+    path = Path(path).resolve()
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
@@ -157,9 +174,8 @@ def write_json(path: str | Path, content: dict) -> None:
 
 def check_writable(path: str | Path) -> None:
     """Makes the folder of `path` and writes there, before hours are spent on what goes into it."""
+    check_regular(path)
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: a folder, expected the name of a file to write")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.with_name(f".{path.name}.probe")
@@ -167,6 +183,28 @@ def check_writable(path: str | Path) -> None:
         probe.unlink(missing_ok=True)  # another process of torchrun's may have done it
     except OSError as error:
         raise InputError(f"{path}: cannot be written there ({error.strerror})") from error
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Refuses a second run that would write `path` while the first one does.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    if not fcntl:  # Windows
+        yield
+        return
+    lock = Path(path).with_name(f".{Path(path).name}.lock")
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{path}: another run is writing it; choose another file") from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # the system forgets a killed run's lock by itself
 
 
 def check_format(content: dict, newest: int) -> int:

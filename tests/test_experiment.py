@@ -38,7 +38,7 @@ from speech.dataset import read_labels, split_clips
 # --- the scripts --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cnn", "lstm"])
+@pytest.mark.parametrize("name", common.list_models())
 def test_a_script_trains_reports_and_saves(name, small_dataset, tmp_path):
     out = tmp_path / "weights" / f"{name}.safetensors"
     process = train(f"train_{name}.py", small_dataset, out, *QUICK, "--patience", 5)
@@ -344,6 +344,37 @@ def test_a_folder_means_the_file_of_the_models_name_in_it(small_dataset, tmp_pat
         assert process.returncode == 0, process.stderr
         names = {path.name for path in folder.iterdir() if path.is_file()}
         assert names == {"lstm.json", "lstm.png", "lstm.safetensors"}
+
+
+def test_a_second_run_on_the_same_weights_is_refused(small_dataset, tmp_path):
+    out = tmp_path / "w.safetensors"
+    command = [sys.executable, ROOT / "train_lstm.py", "--weights", out, "--epochs", 500]
+    command = list(map(str, command + data_flags(small_dataset)))
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in first.stdout:
+        if line.startswith("epoch   1"):
+            break
+    line = error_line(train("train_lstm.py", small_dataset, out, *QUICK))
+    assert "w.safetensors: another run is writing it" in line
+    first.kill()  # leaves its lock file, which holds nobody up
+    first.wait()
+    first.stdout.close()
+    assert train("train_lstm.py", small_dataset, out, *QUICK).returncode == 0
+
+
+def test_sigterm_to_the_group_with_workers_saves(tmp_path):
+    folder, out = write_clips(tmp_path / "d", 12, 20), tmp_path / "w.safetensors"
+    command = [sys.executable, ROOT / "train_lstm.py", "--weights", out, "--workers", 2]
+    command += ["--epochs", 500, "--batch-size", 4, "--patience", 0, *data_flags(folder)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(list(map(str, command)), start_new_session=True, **options)
+    for line in process.stdout:
+        if line.startswith("epoch   2"):
+            os.killpg(process.pid, signal.SIGTERM)
+            break
+    out_text, err_text = process.communicate()
+    assert process.returncode == 143 and "--resume goes on from here" in out_text, err_text
+    assert "Traceback" not in err_text and out.with_suffix(".checkpoint").exists()
 
 
 # --- several processes --------------------------------------------------------------------------
