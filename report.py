@@ -1,9 +1,10 @@
-"""Scores runs made with --folds as one: averages their out-of-fold logits, clip by clip.
+"""Scores runs made with --folds as one, their mean logit clip by clip, and compares them in pairs.
 
 python report.py cv/cnn.json cv/lstm.json
 """
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,22 @@ import pandas as pd
 from scipy.special import expit
 
 from speech.cli import InputError, Parser, check_format, run
-from speech.report import REPORT_FORMAT, format_summary, summarize_predictions
+from speech.report import (
+    FEWEST_PEOPLE,
+    METRICS,
+    REPORT_FORMAT,
+    draw_people,
+    format_row,
+    format_score,
+    format_summary,
+    interval,
+    metric_values,
+    score_predictions,
+    summarize_predictions,
+)
+
+COMPARED = ("auroc", "balanced_accuracy")  # of METRICS
+RESAMPLES = 2000  # of the people
 
 # What looking for predictions in any other file raises; a deeply nested one the RecursionError.
 NO_REPORT = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -45,25 +61,86 @@ def read_run(path: str) -> tuple[pd.DataFrame, dict | None, str]:
     return frame.astype({"logit": float, "label": int}), baseline, sha256
 
 
-def average_runs(paths: list[str]) -> tuple[pd.DataFrame, dict | None]:
-    """Runs on the same clips -> (predictions with their mean logit, the first one's baseline)."""
+def read_runs(paths: list[str]) -> tuple[list[pd.DataFrame], dict | None]:
+    """Runs on the same clips -> (each one's predictions, the first one's baseline)."""
     runs = [read_run(path) for path in paths]
-    frame, baseline, sha256 = runs[0]
+    first, baseline, sha256 = runs[0]
     same = ["id", "participant", "label"]
     for path, (other, _, other_sha256) in zip(paths, runs, strict=True):
-        if other_sha256 != sha256 or not other[same].equals(frame[same]):
+        if other_sha256 != sha256 or not other[same].equals(first[same]):
             raise InputError(f"{path}: its clips or labels are not those of {paths[0]}")
-    logit = np.mean([other["logit"] for other, _, _ in runs], axis=0)
-    return frame.assign(logit=logit, probability=expit(logit)), baseline
+    return [frame.assign(probability=expit(frame["logit"])) for frame, _, _ in runs], baseline
+
+
+def average_runs(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """The predictions of the runs' mean logit."""
+    logit = np.mean([frame["logit"] for frame in frames], axis=0)
+    return frames[0].assign(logit=logit, probability=expit(logit))
+
+
+def compare_pair(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict]:
+    """How much better `one` scores the same clips: COMPARED, with 95% intervals over people.
+
+    Paired: both are scored on the same resamples of the people, so that what is hard for both, or
+    easy, cancels out.
+    """
+    labels = one["label"].to_numpy(bool)
+    people = np.unique(one["participant"].astype(str), return_inverse=True)[1]
+    n_people = int(people.max()) + 1
+    weights = [np.ones((1, n_people)), *draw_people(n_people, RESAMPLES, seed=0)]
+    values = [
+        np.vstack(
+            [metric_values(labels, run["probability"].to_numpy(), w[:, people]) for w in weights]
+        )
+        for run in (one, other)
+    ]
+    differences = pd.DataFrame(values[0] - values[1], columns=list(METRICS))
+    scores = {}
+    for name in COMPARED:
+        value, *draws = differences[name]
+        scores[name] = dict.fromkeys(("value", "low", "high"))
+        if not np.isnan(value):
+            low, high = -1.0, 1.0  # of four people a bootstrap says too little
+            if n_people >= FEWEST_PEOPLE:
+                low, high = interval(np.array(draws), value, n_people) if any(draws) else (0.0, 0.0)
+            scores[name] = {"value": value, "low": low, "high": high}
+    return scores
+
+
+def format_pairs(paths: list[str], frames: list[pd.DataFrame]) -> str:
+    """Each run's scores of clips, and the difference of every two, with what it means."""
+    lines = [format_row("", [METRICS[name].title for name in COMPARED])]
+    for path, frame in zip(paths, frames, strict=True):
+        scores = score_predictions(frame)
+        lines.append(path)
+        lines.append(format_row("", [format_score(scores[name]) for name in COMPARED]))
+    for (path, one), (other_path, other) in combinations(zip(paths, frames, strict=True), 2):
+        scores = compare_pair(one, other)
+        lines.append(f"{path} minus {other_path}, paired, over people: {explain(scores['auroc'])}")
+        lines.append(format_row("", [format_score(scores[name]) for name in COMPARED]))
+    return "\n".join(lines)
+
+
+def explain(difference: dict) -> str:
+    """What an interval of a difference in AUROC says."""
+    if difference["value"] is None:
+        return "undefined (one class)"
+    if difference["low"] > 0:
+        return "the first is better"
+    if difference["high"] < 0:
+        return "the second is better"
+    return "no difference that could not be luck"
 
 
 def main() -> None:
-    parser = Parser(description="Scores runs made with --folds as one ensemble.")
+    parser = Parser(description="Scores runs made with --folds as one ensemble, and in pairs.")
     parser.add_argument("runs", nargs="+", metavar="RUN.json", help="from train_*.py --folds K")
     paths = parser.parse_args().runs
-    frame, baseline = average_runs(paths)
+    frames, baseline = read_runs(paths)
     title = f"Mean logit of {', '.join(paths)}"
-    print(format_summary(title, summarize_predictions(frame), baseline))
+    print(format_summary(title, summarize_predictions(average_runs(frames)), baseline))
+    if len(paths) > 1:
+        print(f"\n{format_pairs(paths, frames)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from speech.report import REPORT_FORMAT, format_summary, summarize_predictions
+import report
+from speech.report import (
+    REPORT_FORMAT,
+    format_summary,
+    score_predictions,
+    summarize_predictions,
+)
 
 
 def predict(seed, people=12, clips=4):
@@ -57,8 +63,8 @@ def test_ensemble_is_the_mean_of_the_logits(write):
     together = summarize(one.assign(logit=(one["logit"] + other["logit"]) / 2))
     title = f"Mean logit of {', '.join(paths)}"
     assert (process.returncode, process.stderr) == (0, "")
-    assert process.stdout == format_summary(title, together, linear) + "\n"
-    assert "female: " in process.stdout and "baseline" in process.stdout.splitlines()[-1]
+    assert process.stdout.startswith(format_summary(title, together, linear) + "\n\n")
+    assert "female: " in process.stdout and "the linear baseline" in process.stdout
 
 
 def test_a_report_from_before_the_formats_is_read(write):
@@ -182,3 +188,41 @@ def test_fuzzed_reports_are_read_or_refused_in_one_line(small_run, tmp_path_fact
     process = call_script("report.py", path)
     if process.returncode:
         assert str(path) in error_line(process)
+
+
+# --- which is better ----------------------------------------------------------------------------
+
+
+def test_a_better_run_is_told_from_luck(write):
+    frame = predict(0, people=40)
+    good = frame.assign(logit=frame["logit"] + 3 * (2 * frame["label"] - 1))
+    again = frame.assign(logit=frame["logit"] + 1e-3 * np.arange(len(frame)) % 2)
+    paths = [write(f"{name}.json", content(f)) for name, f in (("a", frame), ("b", good))]
+    text = call_script("report.py", *paths).stdout
+    assert f"{paths[0]} minus {paths[1]}, paired, over people: the second is better" in text
+    text = call_script("report.py", *reversed(paths)).stdout
+    assert "over people: the first is better" in text
+    text = call_script("report.py", paths[0], write("c.json", content(again))).stdout
+    assert "over people: no difference that could not be luck" in text
+    assert "paired" not in call_script("report.py", paths[0]).stdout
+
+
+def test_a_paired_difference_is_that_of_the_scores_and_narrower_than_their_intervals():
+    frame = summarizable(predict(0, people=40))
+    other = summarizable(
+        predict(0, people=40).assign(logit=lambda f: f["logit"] + 0.3 * f["label"])
+    )
+    difference = report.compare_pair(other, frame)["auroc"]
+    scores = [score_predictions(f)["auroc"] for f in (other, frame)]
+    assert difference["value"] == pytest.approx(scores[0]["value"] - scores[1]["value"])
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    assert difference["high"] - difference["low"] < scores[0]["high"] - scores[0]["low"]
+    swapped = report.compare_pair(frame, other)["auroc"]
+    assert swapped["low"] == pytest.approx(-difference["high"], abs=0.005)
+    assert set(report.compare_pair(frame, frame)["auroc"].values()) == {0.0}
+    few = frame[frame["participant"].isin(["0", "1", "2"])]
+    assert report.compare_pair(few, few)["auroc"] == {"value": 0.0, "low": -1.0, "high": 1.0}
+
+
+def summarizable(frame):
+    return frame.assign(probability=expit(frame["logit"]))
