@@ -21,20 +21,23 @@ from tqdm import tqdm
 
 from speech.audio import (
     DATASET_COLUMNS,
+    DATASET_FORMAT,
     SETTINGS,
     UnreadableSound,
     count_samples,
     cut_clips,
+    hash_file,
     is_complete,
     log_mel,
     name_sound,
     read_info,
+    read_notes,
     read_sound,
     write_dataset,
     write_info,
 )
 from speech.cli import InputError, Parser, at_least, check_writable, map_processes, run
-from speech.corpora import LAYOUTS, Findings, Session, read_corpus
+from speech.corpora import LAYOUTS, Findings, Session, account_for_sounds, read_corpus
 from speech.dataset import write_clip
 
 # --- planning -----------------------------------------------------------------------------------
@@ -58,15 +61,24 @@ def measure(session: Session, sample_rate: int) -> int:
     return samples
 
 
+def drop(session: Session, why: str, findings: Findings) -> None:
+    """Takes a session out, and says why none of its recordings is used."""
+    session.clips = 0
+    findings.unused |= dict.fromkeys((path for path, *_ in session.turns), why)
+
+
 def plan(sessions: list[Session], settings: dict, findings: Findings) -> list[Session]:
     """Counts the clips of every session; those that have none are reported and skipped."""
     taken = Counter()
     for session in sessions:
         try:
             samples = measure(session, settings["sample_rate"])
+            notes = list_sound_notes(session)
         except UnreadableSound as error:
             findings.problems.append(str(error))
+            drop(session, "of a session that cannot be read", findings)
             continue
+        findings.notes += notes
         session.seconds = samples / settings["sample_rate"]
         session.clips = samples // (settings["sample_rate"] * settings["clip_seconds"])
         session.first = taken[session.participant]
@@ -74,11 +86,32 @@ def plan(sessions: list[Session], settings: dict, findings: Findings) -> list[Se
         if not session.clips:
             speech = f"{session.seconds:.1f} s of speech make no clip"
             findings.problems.append(f"{session.name}: {speech}")
+            drop(session, "with too little speech for a clip", findings)
         lost = sum(stop - start for _, start, stop in session.turns if stop) - session.seconds
         if lost > 1:
             past = f"{lost:.1f} s of its turns are past the sound's end"
             findings.notes.append(f"{session.name}: {past}")
     return [session for session in sessions if session.clips]
+
+
+def list_sound_notes(session: Session) -> list[str]:
+    """What a user should know of how the session's recordings are read."""
+    notes = []
+    for path in dict.fromkeys(path for path, *_ in session.turns):
+        with prefix_errors(path):
+            notes += [f"{name_sound(path)}: {note}" for note in read_notes(path)]
+    return notes
+
+
+def advise_length(sessions: list[Session], clip_seconds: int) -> str:
+    """How long the sessions are, and which --clip-seconds they allow."""
+    lengths = [session.seconds for session in sessions if session.seconds]
+    if not lengths or max(lengths) >= clip_seconds:
+        return ""
+    low, high = min(lengths), max(lengths)
+    found = f"they hold {low:.1f} to {high:.1f} s of speech, a clip {clip_seconds} s"
+    fits = int(low) or int(high)
+    return f": {found}" + (f": try --clip-seconds {fits}" if fits else "")
 
 
 def print_plan(sessions: list[Session], findings: Findings) -> None:
@@ -96,12 +129,16 @@ def print_plan(sessions: list[Session], findings: Findings) -> None:
 # --- clips --------------------------------------------------------------------------------------
 
 
-def list_clips(session: Session, out: Path, settings: dict) -> list[Path]:
-    """The files of a session's clips, named by the second of the participant's speech."""
-    seconds = settings["clip_seconds"]
+def list_ids(session: Session, settings: dict) -> list[str]:
+    """The ids of a session's clips: the second of the participant's speech."""
     numbers = range(session.first, session.first + session.clips)
-    names = [f"{session.participant}_clip_{number * seconds}.npy" for number in numbers]
-    return [out / "Spectrograms" / name for name in names]
+    seconds = settings["clip_seconds"]
+    return [f"{session.participant}_clip_{number * seconds}" for number in numbers]
+
+
+def list_clips(session: Session, out: Path, settings: dict) -> list[Path]:
+    """The files of a session's clips."""
+    return [out / "Spectrograms" / f"{name}.npy" for name in list_ids(session, settings)]
 
 
 def read_speech(session: Session, sample_rate: int) -> Iterator[np.ndarray]:
@@ -151,6 +188,9 @@ def make_missing(
             bar.update(session.clips)
             if problem:
                 findings.problems.append(problem)
+                silent_only = silent == session.clips
+                why = "with silence only" if silent_only else "of a session that cannot be read"
+                drop(session, why, findings)
             elif silent:
                 findings.notes.append(f"{session.name}: {silent} silent clips are left out")
 
@@ -158,22 +198,49 @@ def make_missing(
 # --- the dataset --------------------------------------------------------------------------------
 
 
-def hash_session(session: Session) -> str:
-    """Changes with all that a session's clips and rows depend on, but for the settings."""
-    turns = [(name_sound(path), path.stat().st_size, *times) for path, *times in session.turns]
+def hash_session(session: Session, by_size: bool = False) -> str:
+    """Changes with all that a session's clips depend on but the settings, and its label and split.
+
+    Args:
+        by_size: as datasets of before format 3 have it; another recording of equal length passes.
+    """
+    turns = [
+        (name_sound(path), path.stat().st_size if by_size else hash_file(path), *times)
+        for path, *times in session.turns
+    ]
     facts = [session.label, session.split, session.gender, session.first, turns]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def holds_other_dataset(out: Path, info: dict) -> bool:
-    """Whether `out` holds a dataset, and not a part of the one that is to be made."""
-    found = read_info(out)
-    if found is None:
-        return False
-    recordings = found.get("recordings")
+def hash_sessions(sessions: list[Session], settings: dict, by_size: bool = False) -> dict[str, str]:
+    """By the id of each session's first clip."""
+    return {list_ids(s, settings)[0]: hash_session(s, by_size) for s in sessions}
+
+
+def is_old(found: dict) -> bool:
+    """Whether a dataset may know its recordings by their size only."""
+    return found.get("format", 1) < DATASET_FORMAT
+
+
+def compare_dataset(found: dict, info: dict, sessions: list[Session]) -> str:
+    """What a folder holds of the dataset that is to be made.
+
+    Args:
+        found: what its dataset.json says.
+        info: what the new one is going to say.
+
+    Returns:
+        "part" (or all) of it; "part by size", if it is from before format 3 and equal in all that
+        it knows; else "other".
+    """
+    recordings, settings = found.get("recordings"), info["settings"]
+    if not isinstance(recordings, dict) or found.get("settings") != settings:
+        return "other"
     # What could not be read then, and now can be, is added; nothing may differ or be gone.
-    known = isinstance(recordings, dict) and recordings.items() <= info["recordings"].items()
-    return not known or found.get("settings") != info["settings"]
+    if recordings.items() <= info["recordings"].items():
+        return "part"
+    by_size = is_old(found) and hash_sessions(sessions, settings, by_size=True)
+    return "part by size" if by_size and recordings.items() <= by_size.items() else "other"
 
 
 def clear(out: Path) -> None:
@@ -189,7 +256,7 @@ def make_dataset(
     check_writable(out / "Spectrograms" / "clip.npy")
     for leftover in (out / "Spectrograms").glob(".*.tmp"):  # of a run that was killed
         leftover.unlink()
-    if not (out / "dataset.json").exists():  # tells the next run what this one was making
+    if is_old(read_info(out) or {}):  # tells the next run what this one was making
         write_info(out, info)
     make_missing(sessions, out, settings, jobs, findings)
     rows, recordings = [], {}
@@ -201,7 +268,8 @@ def make_dataset(
             rows += clips
             recordings[paths[0].stem] = info["recordings"][paths[0].stem]
     if rows:
-        write_dataset(out, rows, vars(findings) | info | {"recordings": recordings})
+        found = {name: getattr(findings, name) for name in ("corrections", "notes", "problems")}
+        write_dataset(out, rows, found | info | {"recordings": recordings})
     else:
         clear(out)
     return len(rows)
@@ -217,8 +285,8 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("source", metavar="SOURCE", type=Path, help="a corpus, or a folder of recordings")
     labels = (
-        "of a folder of recordings: file,label[,participant][,gender][,split]; of a corpus: its "
-        "label files or their folder, where they are not in SOURCE"
+        "of a folder of recordings: file,label[,participant][,gender][,split][,fold]; of a corpus: "
+        "its label files or their folder, where they are not in SOURCE"
     )
     add("--labels", metavar="CSV", type=Path, help=labels)
     add("--out", metavar="FOLDER", type=Path, default=".", help="where the dataset goes")
@@ -236,32 +304,61 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def is_occupied(
+    out: Path, sessions: list[Session], info: dict, overwrite: bool, findings: Findings
+) -> bool:
+    """Whether `out` holds another dataset, that is to be deleted.
+
+    Raises:
+        InputError: it does, and --overwrite was not given.
+    """
+    found = read_info(out)
+    held = "part" if found is None else compare_dataset(found, info, sessions)
+    if held == "other" and not overwrite:
+        raise InputError(
+            f"{out}: holds another dataset (other sound, labels or settings): "
+            "choose another --out, or --overwrite to delete it"
+        )
+    if held == "part by size" and not overwrite:
+        known = "an earlier version knew its recordings by name and size only: its clips are kept"
+        findings.notes.append(f"{out}: {known}; --overwrite makes them anew")
+    return held != "part" and overwrite
+
+
+def report(findings: Findings, sessions: list[Session]) -> None:
+    """Prints what is worth knowing of the run, and what became of every sound file."""
+    for line in findings.notes:
+        print("note:", line)
+    for line in findings.problems:
+        print("problem:", line)
+    used = (path for session in sessions if session.clips for path, *_ in session.turns)
+    print(account_for_sounds(findings, used))
+
+
 def main() -> int:
     args, findings = parse_arguments(), Findings()
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out}: a file, expected a folder")
     settings = SETTINGS | {"clip_seconds": args.clip_seconds}
     corpus, found = read_corpus(args.source, args.labels, args.layout, findings)
     sessions = plan(found, settings, findings)
     print_plan(sessions, findings)
-    recordings = {list_clips(s, args.out, settings)[0].stem: hash_session(s) for s in sessions}
-    info = {"corpus": corpus, "settings": settings, "recordings": recordings}
-    occupied = holds_other_dataset(args.out, info)
-    if sessions and occupied and not args.overwrite:
-        raise InputError(
-            f"{args.out}: holds another dataset (other sound, labels or settings): "
-            "choose another --out, or --overwrite to delete it"
-        )
+    occupied = False
+    info = {"corpus": corpus, "settings": settings, "recordings": {}}
+    if sessions and not (args.dry_run and read_info(args.out) is None):  # spares it the reading
+        info["recordings"] = hash_sessions(sessions, settings)
+        occupied = is_occupied(args.out, sessions, info, args.overwrite, findings)
     clips = sum(session.clips for session in sessions)
     if sessions and not args.dry_run:
         if occupied:
             clear(args.out)
         clips = make_dataset(args.out, sessions, info, args.jobs, findings)
-        print(f"{clips} clips in {args.out / 'Spectrograms'}, labels in {args.out / 'dataset.csv'}")
-    for line in findings.notes:
-        print("note:", line)
-    for line in findings.problems:
-        print("problem:", line)
+    report(findings, sessions)
     if not clips:
-        raise InputError(f"{args.source}: none of {len(found)} sessions gave a clip")
+        advice = advise_length(found, args.clip_seconds)
+        raise InputError(f"{args.source}: none of {len(found)} sessions gave a clip{advice}")
+    if not args.dry_run:
+        print(f"{clips} clips in {args.out / 'Spectrograms'}, labels in {args.out / 'dataset.csv'}")
     return 1 if findings.problems else 0
 
 

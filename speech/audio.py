@@ -3,33 +3,41 @@
 Shapes: n samples, k samples of a block, M mel bins, T frames.
 """
 
+import hashlib
 import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pandas as pd
 
-from speech.cli import InputError, check_format, write_atomically, write_json
+from speech.cli import InputError, check_format, open_file, write_atomically, write_json
 from speech.dataset import min_max
+from speech.decode import SUFFIXES, decode, is_foreign, name_kind
 
 if TYPE_CHECKING:  # soundfile and librosa are imported where sound is read, not by training
     from soundfile import SoundFile
 
 # The notebooks' clips: 8 s become 8 * 16000 // 512 + 1 = 251 frames of 128 mel bins.
 SETTINGS = dict(sample_rate=16_000, n_fft=2048, hop_length=512, n_mels=128, clip_seconds=8)
-SOUND = r"\.(?:wav|flac|ogg|opus|mp3|aiff?|au|caf|w64)"  # what libsndfile reads, by its suffix
+# What libsndfile or FFmpeg reads, by its suffix.
+SOUND = rf"\.(?:wav|flac|ogg|opus|mp3|aiff?|au|caf|w64|{SUFFIXES})"
 SAMPLES_PER_BLOCK = 2**18  # over all channels: 1 MB
 SAMPLE_RATES = (1_000, 1_000_000)  # Hz; a header outside is damaged or malicious
 MAX_FRAMES = 2**48  # likewise: 550 years at 16 kHz
 STREAMED = 2**31 - 2**16  # bytes; a WAV written to a pipe claims more than this
+LEAST_PEAK = 1e-4  # of full scale, -80 dBFS: below is a 16-bit recorder's own noise
+OPPOSITE = 0.01  # the channels' mean has less than this part of the louder one's power, -20 dB:
+# a wire is swapped. Channels that have nothing to do with each other leave half.
+COMPARED_SECONDS = 3600  # of a recording, to find that out: a bound on the work, not on the length
 NPY_HEADER = 128  # bytes that numpy writes before the values of a small array
 
 
@@ -46,15 +54,33 @@ def log_mel(samples: np.ndarray, settings: dict = SETTINGS) -> np.ndarray:
         float32 array (M, T), T = n // hop_length + 1.
 
     Raises:
-        InputError: silent.
+        InputError: silent, or so nearly that it is the recorder's noise.
     """
     import librosa
 
-    if samples.min() == samples.max():
+    if np.abs(samples - samples.mean()).max() < LEAST_PEAK:  # its offset is no sound
         raise InputError("silent")
     options = {name: settings[name] for name in ("n_fft", "hop_length", "n_mels")}
     power = librosa.feature.melspectrogram(y=samples, sr=settings["sample_rate"], **options)
     return min_max(librosa.power_to_db(power, ref=np.max))
+
+
+def cached_by_file(function: Callable) -> Callable:
+    """Remembers what `function` found out about each file, for as long as the file is the same."""
+
+    @lru_cache(4096)  # the page runs for months
+    def remember(path: str | Path, *identity: int) -> object:
+        return function(path)
+
+    @wraps(function)
+    def ask(path: str | Path) -> object:
+        try:
+            facts = os.stat(path)
+        except OSError:  # the function says so
+            return function(path)
+        return remember(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+    return ask
 
 
 # --- decoding -----------------------------------------------------------------------------------
@@ -64,13 +90,80 @@ class UnreadableSound(InputError):
     """A recording that cannot be read. The message does not name its path."""
 
 
-@contextmanager
-def open_sound(path: str | Path) -> Iterator["SoundFile"]:
-    """Yields a soundfile.SoundFile whose header has been checked."""
+class UnfinishedWav:
+    """A WAV file whose header says "to the end": its recorder crashed before it wrote how long.
+
+    libsndfile reads files of this kind, by `read`, `seek` and `tell`.
+    """
+
+    def __init__(self, file: BinaryIO, sizes: Iterable[int]):
+        self.file = file
+        self.sizes = list(sizes)  # where in the header a size stands, in 4 bytes
+
+    def read(self, count: int = -1) -> bytes:
+        first = self.file.tell()
+        data = bytearray(self.file.read(count))
+        for size in self.sizes:
+            for place in range(max(size, first), min(size + 4, first + len(data))):
+                data[place - first] = 0xFF  # the largest size is how a WAV from a pipe says so
+        return bytes(data)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def find_data(file: BinaryIO) -> tuple[int, int] | None:
+    """Where the samples of a WAV file begin, and how many bytes of them its header claims."""
+    begin = file.read(12)
+    if begin[:4] != b"RIFF" or begin[8:] != b"WAVE":
+        return None
+    while len(chunk := file.read(8)) == 8:
+        size = int.from_bytes(chunk[4:], "little")
+        if chunk[:4] == b"data":
+            return file.tell(), size
+        file.seek(size + size % 2, os.SEEK_CUR)
+    return None
+
+
+def is_unfinished(file: BinaryIO, start: int, claimed: int) -> bool:
+    """Whether sound follows the `claimed` bytes of samples that begin at `start`.
+
+    Chunks may follow (they begin with four letters) or tags; zeros after samples are padding.
+    """
+    file.seek(start + claimed + claimed % 2)
+    rest = file.read(2**16)
+    named = re.match(rb"[A-Za-z][A-Za-z0-9 _]{3}|ID3|TAG", rest)
+    return len(rest) > 8 and not named and (not claimed or any(rest))
+
+
+def finish_header(file: BinaryIO) -> UnfinishedWav | None:
+    """The file, readable to its end, if it is a WAV whose header was never finalised."""
+    found = find_data(file)
+    if found is None or not is_unfinished(file, *found):
+        return None
+    return UnfinishedWav(file, [4, found[0] - 4])
+
+
+def open_repaired(raw: BinaryIO, path: str | Path) -> "SoundFile":
+    """Opens the recording, its header finished if need be."""
     import soundfile
 
+    repaired = finish_header(raw)
+    if repaired is None:
+        return soundfile.SoundFile(path)
+    repaired.seek(0)
+    return soundfile.SoundFile(repaired)
+
+
+@contextmanager
+def open_sound(path: str | Path) -> Iterator["SoundFile"]:
+    """Yields a soundfile.SoundFile whose header has been checked; `.name` is what it reads."""
     try:
-        with open(path, "rb"), soundfile.SoundFile(path) as file:  # open() says what is wrong
+        # open_file says what is wrong, and that a pipe is no recording.
+        with open_file(path) as raw, open_repaired(raw, path) as file:
             if not file.frames:
                 raise UnreadableSound("empty")
             low, high = SAMPLE_RATES
@@ -82,11 +175,16 @@ def open_sound(path: str | Path) -> Iterator["SoundFile"]:
             if cut and int(cut[2]) < int(cut[1]) < STREAMED:
                 raise UnreadableSound(f"cut short: {cut[2]} of its {cut[1]} bytes are there")
             yield file
+    except UnreadableSound:
+        raise
+    except InputError as error:
+        raise UnreadableSound(str(error)) from error
     except OSError as error:
         raise UnreadableSound(f"cannot be read ({error.strerror})") from error
     except (RuntimeError, TypeError) as error:  # TypeError: a name ending in .raw has no header
         reason = getattr(error, "error_string", str(error)).rstrip(".")
-        raise UnreadableSound(f"not readable as sound ({reason})") from error
+        kind = name_kind(path)
+        raise UnreadableSound(f"not readable as sound ({kind or reason})") from error
 
 
 def frame_range(frames: int, rate: int, start: float, stop: float | None) -> tuple[int, int]:
@@ -95,9 +193,59 @@ def frame_range(frames: int, rate: int, start: float, stop: float | None) -> tup
     return min(round(start * rate), last), last
 
 
-@cache
-def read_header(path: Path) -> tuple[int, int]:
+def find_loudest(file: "SoundFile") -> int | None:
+    """The channel to read instead of the mean, where the channels cancel each other out."""
+    if file.channels == 1:
+        return None
+    power, mean_power, left = np.zeros(file.channels), 0.0, COMPARED_SECONDS * file.samplerate
+    length = max(SAMPLES_PER_BLOCK // file.channels, 1)
+    while left > 0:
+        block = file.read(min(length, left), dtype="float32", always_2d=True)
+        if not len(block) or not np.isfinite(block).all():  # whoever reads that far is told
+            break
+        power += np.square(block, dtype=float).sum(axis=0)
+        mean_power += float(np.square(block.mean(axis=1), dtype=float).sum())
+        left -= len(block)
+    return int(power.argmax()) if mean_power < OPPOSITE * power.max() else None
+
+
+@cached_by_file
+def choose_channel(path: str | Path) -> int | None:
+    """The one channel that is read of a recording; None: the mean of all.
+
+    Decided once for the whole recording, however many turns are read from it, so that a voice does
+    not change sides. That reads one of several channels twice; memory stays flat.
+    """
+    with open_sound(path) as file:
+        return find_loudest(file)
+
+
+def list_notes(file: "SoundFile", channel: int | None) -> list[str]:
+    """What a user should know of how a recording is read."""
+    notes = []
+    if isinstance(file.name, UnfinishedWav):
+        notes.append("its header was never finalised: read to its end")
+    if channel is not None:
+        found = "the channels cancel each other out (opposite phase)"
+        notes.append(f"{found}: channel {channel + 1}, the louder one, is read")
+    return notes
+
+
+def read_notes(path: Path) -> list[str]:
+    """The notes that read_sound gives."""
+    if is_foreign(path):
+        return []
+    with open_sound(path) as file:
+        return list_notes(file, choose_channel(path) if file.channels > 1 else None)
+
+
+@cached_by_file
+def read_header(path: str | Path) -> tuple[int, int]:
     """How many frames a recording has, and how many in a second."""
+    if is_foreign(path):  # what its header says can be far off
+        with unreadable_foreign():
+            rate, blocks = decode(path)
+            return sum(map(len, blocks)), rate
     with open_sound(path) as file:
         return file.frames, file.samplerate
 
@@ -114,24 +262,56 @@ def read_sound(
     sample_rate: int = SETTINGS["sample_rate"],
     start: float = 0.0,
     stop: float | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[np.ndarray]:
     """Reads from `start` to `stop` seconds (or the end), mono, in blocks: memory stays flat.
 
+    Args:
+        notes: what a user should know of how it was read is appended, before the first block.
+
     Yields:
-        float32 arrays (k,) at `sample_rate`, channels averaged, resampled by soxr.
+        float32 arrays (k,) at `sample_rate`, channels averaged (of channels that cancel each other
+        out, the louder one), resampled by soxr.
 
     Raises:
         UnreadableSound: not sound that libsndfile reads, empty, cut short or with NaN in it.
     """
+    if is_foreign(path):
+        yield from read_foreign(path, sample_rate, start, stop)
+        return
     with open_sound(path) as file:
-        blocks = read_blocks(file, *frame_range(file.frames, file.samplerate, start, stop))
+        channel = choose_channel(path) if file.channels > 1 else None
+        if notes is not None:
+            notes += list_notes(file, channel)
+        frames = frame_range(file.frames, file.samplerate, start, stop)
+        blocks = read_blocks(file, *frames, channel)
         if file.samplerate != sample_rate:
             blocks = resample(blocks, file.samplerate, sample_rate)
         yield from blocks
 
 
-def read_blocks(file: "SoundFile", first: int, last: int) -> Iterator[np.ndarray]:
-    """Frames `first` to `last` in float32 arrays (k,), channels averaged."""
+@contextmanager
+def unreadable_foreign() -> Iterator[None]:
+    """A decoder's error is one of unreadable sound."""
+    try:
+        yield
+    except InputError as error:
+        raise UnreadableSound(str(error)) from error
+
+
+def read_foreign(
+    path: str | Path, sample_rate: int, start: float, stop: float | None
+) -> Iterator[np.ndarray]:
+    """As read_sound, of what libsndfile does not read: decoded in a process with limits."""
+    with unreadable_foreign():
+        rate, blocks = decode(path, start, stop)
+        yield from blocks if rate == sample_rate else resample(blocks, rate, sample_rate)
+
+
+def read_blocks(
+    file: "SoundFile", first: int, last: int, channel: int | None
+) -> Iterator[np.ndarray]:
+    """Frames `first` to `last` in float32 arrays (k,): one channel, or all averaged (None)."""
     file.seek(first)
     length = max(SAMPLES_PER_BLOCK // file.channels, 1)
     while first < last:  # SoundFile.blocks() repeats samples where a file is cut short
@@ -141,7 +321,7 @@ def read_blocks(file: "SoundFile", first: int, last: int) -> Iterator[np.ndarray
         if not np.isfinite(block).all():
             raise UnreadableSound("holds NaN or infinite samples")
         first += len(block)
-        yield block.mean(axis=1)
+        yield block.mean(axis=1) if channel is None else block[:, channel].copy()
 
 
 def resample(blocks: Iterable[np.ndarray], rate: int, new_rate: int) -> Iterator[np.ndarray]:
@@ -168,14 +348,54 @@ def cut_clips(blocks: Iterable[np.ndarray], samples_per_clip: int) -> Iterator[n
 
 
 def list_files(source: Path) -> dict[str, Path]:
-    """All files below `source` by their path from there, without macOS's hidden `._` twins."""
-    files = {}
-    for folder, folders, names in os.walk(source, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            path = Path(folder, name)
-            files[path.relative_to(source).as_posix()] = path
+    """All regular files below `source` by their path from there, without hidden ones.
+
+    macOS leaves hidden `._` twins. Linked folders are followed, but each folder is visited once:
+    a link to one that encloses it would multiply its files.
+    """
+    files, visited, waiting = {}, set(), [source]
+    while waiting:
+        for folder, folders, names in os.walk(waiting.pop(0)):
+            facts = os.stat(folder)
+            if (facts.st_dev, facts.st_ino) in visited:
+                folders.clear()
+                continue
+            visited.add((facts.st_dev, facts.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            # Links come last, so that a file's path is the one without a link.
+            waiting += [path for name in folders if (path := Path(folder, name)).is_symlink()]
+            for name in sorted(name for name in names if not name.startswith(".")):
+                path = Path(folder, name)
+                if path.is_file():
+                    files[path.relative_to(source).as_posix()] = path
     return files
+
+
+def match_names(names: Iterable[str], files: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Which of `files` each name means, in whichever Unicode form, and hints on those not there.
+
+    macOS writes names decomposed (NFD), spreadsheets write them composed (NFC).
+    """
+    files = list(files)
+    composed = {unicodedata.normalize("NFC", name): name for name in files}
+    composed |= {name: name for name in files}
+    lower = {unicodedata.normalize("NFC", name).lower(): name for name in files}
+    found, missing = {}, []
+    for name in names:
+        key = unicodedata.normalize("NFC", name)
+        if name in composed or key in composed:
+            found[name] = composed.get(name) or composed[key]
+            continue
+        other = lower.get(key.lower())
+        missing.append(f"{name} ({other} differs in case: rename it)" if other else name)
+    return found, missing
+
+
+@cached_by_file
+def hash_file(path: str | Path) -> str:
+    """Of its content. 1 GB takes 1 to 2 s, less than reading it from a disk."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def name_sound(path: Path) -> str:
@@ -185,8 +405,10 @@ def name_sound(path: Path) -> str:
 
 # --- a dataset made from sound ------------------------------------------------------------------
 
-DATASET_FORMAT = 2  # of dataset.json; format 1 had no number and means the same
-DATASET_COLUMNS = ("id", "label", "participant", "split", "gender")  # of dataset.csv
+# Of dataset.json. Format 1 had no number and means the same as format 2; both know a recording by
+# its size, format 3 by its content.
+DATASET_FORMAT = 3
+DATASET_COLUMNS = ("id", "label", "participant", "split", "fold", "gender")  # of dataset.csv
 
 
 def is_complete(path: Path, settings: dict = SETTINGS) -> bool:

@@ -4,8 +4,12 @@ A layout is a row of `LAYOUTS` and a reader; the readers of DAIC-WOZ, E-DAIC, EA
 folder of recordings are below.
 """
 
+import csv
+import filecmp
+import io
 import re
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,9 +19,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from speech.audio import SOUND, list_files, name_sound
+from speech.audio import SOUND, hash_file, list_files, match_names, name_sound
 from speech.cli import InputError, join_names, join_problems
-from speech.dataset import GENDERS, SPLITS, list_problems, read_rows, read_table
+from speech.dataset import (
+    COLUMNS,
+    GENDERS,
+    SPLITS,
+    check_people,
+    find_alike,
+    fold_spelling,
+    list_problems,
+    read_rows,
+    read_table,
+    read_text,
+)
 
 Turns = list[tuple[float, float]]  # from, to in seconds
 
@@ -29,6 +44,8 @@ class Findings:
     corrections: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    sounds: list[Path] = field(default_factory=list, compare=False)  # all below the source
+    unused: dict[Path, str] = field(default_factory=dict, compare=False)  # of them, and why
 
 
 @dataclass
@@ -41,9 +58,26 @@ class Session:
     split: str | None
     gender: str | None
     turns: list[tuple[Path, float, float | None]]  # from, to in seconds; None is the end
+    fold: str | None = None
     seconds: float = 0.0  # of speech that the files hold
     first: int = 0  # number of the first clip: the participant's other sessions come before
     clips: int = 0
+
+
+UNNAMED = "not named as the corpus's recordings are"  # the reason where a reader gives none
+
+
+def account_for_sounds(findings: Findings, used: Iterable[Path]) -> str:
+    """One line: how many of the sound files are used, and why the others are not."""
+    used, reasons = set(used), defaultdict(list)
+    for path in findings.sounds:
+        if path not in used:
+            reasons[findings.unused.get(path, UNNAMED)].append(name_sound(path))
+    left = sum(map(len, reasons.values()))
+    total = len(findings.sounds)
+    line = f"accounted for: {total} of {total} sound files: {total - left} used"
+    groups = [f"{len(names)} {why} ({join_names(names, 3)})" for why, names in reasons.items()]
+    return line + (f", {left} not: {', '.join(groups)}" if left else "")
 
 
 # --- transcripts --------------------------------------------------------------------------------
@@ -89,7 +123,14 @@ def read_daic_turns(path: Path, who: str, findings: Findings) -> Turns:
     if not interviewer.any():
         note = "no interviewer's rows; the participant's are used as they are"
         findings.notes.append(f"{who}: {note}")
-    turns = subtract(read_times(table[speech]), read_times(table[interviewer]))
+    asked = read_times(table[interviewer])
+    turns = subtract(read_times(table[speech]), asked)
+    if asked:  # before the first question people talk to whoever sets the recording up
+        early = sum(min(stop, asked[0][0]) - start for start, stop in turns if start < asked[0][0])
+        turns = subtract(turns, [(0.0, asked[0][0])])
+        if early:
+            what = f"left out {early:.1f} s of speech before the interviewer's first row"
+            findings.corrections.append(f"{who}: {what}")
     if late := EARLY_TRANSCRIPTS.get(who):
         turns = [(start + late, stop + late) for start, stop in turns]
         findings.corrections.append(f"{who}: turns moved {late} s later, to where they are heard")
@@ -116,17 +157,25 @@ TurnReader = Callable[[Path, str, Findings], Turns]
 Reader = Callable[[Files, Path | None, Findings], list[Session]]
 PHQ_GENDERS = {"0": "male", "1": "female"} | GENDERS  # as AVEC's label files code them
 DEPRESSED_PHQ, DEPRESSED_SDS = 10, 53  # the scores from which the label is 1
+MAX_PHQ = 24  # of eight questions, 0 to 3 each
+MAX_SDS = 100  # a standard score: 1.25 times the raw one, of twenty questions, 1 to 4 each
 HEADER_ONLY = 1000  # bytes; a WAV no larger holds no answer
 
 
-def find(files: Files, pattern: str) -> Files:
-    """Files whose path ends like `pattern`, by what its first group matched."""
+def find(files: Files, pattern: str, findings: Findings) -> Files:
+    """Files whose path ends like `pattern`, by what its first group matched.
+
+    Of files that are the same byte for byte the first is taken.
+    """
     found = {}
     for path in files.values():
         if match := re.search(pattern + "$", path.as_posix()):
-            if match[1] in found:
-                raise InputError(f"{match[1]} found twice: {found[match[1]]} and {path}")
-            found[match[1]] = path
+            first = found.setdefault(match[1], path)
+            if first == path:
+                continue
+            if not filecmp.cmp(first, path, shallow=False):
+                raise InputError(f"{match[1]} found twice, and not alike: {first} and {path}")
+            findings.unused[path] = "a copy of another"
     return found
 
 
@@ -134,38 +183,82 @@ def count_names(what: str, names: list[str]) -> str:
     return f"{len(names)} {what}: {join_names(names)}"
 
 
-def read_avec_labels(files: Files) -> pd.DataFrame:
-    """AVEC's train, dev and test files in one table, with columns label and split."""
-    tables = []
-    for name, path in find(files, r"/((?:full_)?(?:train|dev|test)_split[^/]*)\.csv").items():
-        table = read_table(path, "participant_id")  # test_split writes it with a small p
-        table.columns = [column.replace("phq8_", "phq_") for column in table.columns]
-        tables.append(table.assign(split=SPLITS[re.search("train|dev|test", name)[0]]))
-    if not tables:
-        raise InputError("no train_split*.csv or dev_split*.csv: pass their folder as --labels")
-    table = pd.concat(tables, ignore_index=True).query("participant_id != ''")
+def read_avec_file(path: Path) -> pd.DataFrame:
+    """One label file: participant_id, phq_score, phq_binary, gender, split; NaN where not given."""
+    table = read_table(path)
+    names = {column: re.sub(r"^phq_?8?_", "phq_", column) for column in table.columns}
+    names |= dict.fromkeys(COLUMNS["participant"], "participant_id")
+    names |= dict.fromkeys(COLUMNS["gender"], "gender")
+    kept = ("participant_id", "phq_score", "phq_binary", "gender")
+    for name in kept:
+        same = [column for column in table.columns if names[column] == name]
+        if len(same) > 1:
+            raise InputError(f"{path}: columns {' and '.join(same)} mean the same: keep one")
+        if not same and name == "participant_id":
+            raise InputError(f"{path}: expected a column participant_id, found {list(names)[:5]}")
+    table = table.rename(columns=names).reindex(columns=kept)
+    # pandas writes ids as 300.0 where one is missing; folders are called 300_P
+    table["participant_id"] = table["participant_id"].str.replace(r"(\.0+|_P)$", "", regex=True)
     for name in ("phq_score", "phq_binary"):
-        table[name] = pd.to_numeric(table.get(name, np.nan), errors="coerce")
+        table[name] = pd.to_numeric(table[name], errors="coerce")
+    table["gender"] = table["gender"].str.lower().map(PHQ_GENDERS)
+    split = SPLITS[re.search("train|dev|test", path.name)[0]]
+    return table.assign(split=split, file=path.name)[table["participant_id"] != ""]
+
+
+def find_disagreements(table: pd.DataFrame) -> pd.Series:
+    """What label files say differently about a person, by participant_id."""
+    facts = table.groupby("participant_id")[["phq_score", "phq_binary", "gender"]]
+    differ = facts.nunique().gt(1).any(axis=1)
+    rows = table[table["participant_id"].map(differ)]
+    return rows.groupby("participant_id")["file"].agg(lambda files: " and ".join(pd.unique(files)))
+
+
+def read_avec_labels(files: Files, findings: Findings) -> tuple[pd.DataFrame, dict[str, str]]:
+    """AVEC's train, dev and test files -> people with a label, and why the others have none."""
+    pattern = r"/(?:full_)?(?:train|dev|test)_split[^/]*\.csv$"
+    paths = [path for path in files.values() if re.search(pattern, path.as_posix())]
+    paths = list({hash_file(path): path for path in reversed(paths)}.values())[::-1]
+    if not paths:
+        raise InputError("no train_split*.csv or dev_split*.csv: pass their folder as --labels")
+    table = pd.concat([read_avec_file(path) for path in paths], ignore_index=True)
+    if alike := find_alike(table["participant_id"], "participants"):
+        raise InputError(join_problems("the label files", alike))
     strange = ~table["phq_binary"].isin([0, 1, np.nan])
     if strange.any():
         names = join_names(table.loc[strange, "participant_id"])
         raise InputError(f"labels other than 0 and 1: participants {names}")
+    differ = find_disagreements(table)
+    for who, where in differ.items():
+        findings.problems.append(f"{who}: label files disagree ({where}): not used")
+    known = table["phq_score"].notna()
+    impossible = known & ~table["phq_score"].between(0, MAX_PHQ)
+    for _, row in table[impossible].drop_duplicates("participant_id").iterrows():
+        found = f"PHQ-8 score {row['phq_score']:g}, expected 0 to {MAX_PHQ}"
+        findings.problems.append(f"{row['participant_id']}: {found}: no label, not used")
+    reasons = dict.fromkeys(differ.index, "with label files that disagree")
+    reasons |= dict.fromkeys(table.loc[impossible, "participant_id"], "with an impossible score")
     by_score = (table["phq_score"] >= DEPRESSED_PHQ).astype(float)
-    table["label"] = by_score.where(table["phq_score"].notna(), table["phq_binary"])
+    table["label"] = by_score.where(known, table["phq_binary"])
     # The people of test_split, which has no labels, stand in full_test_split too.
-    table = table.dropna(subset="label").drop_duplicates(["participant_id", "split"])
-    return table.sort_values("participant_id", kind="stable")
+    table = table[~table["participant_id"].isin(reasons)].dropna(subset="label")
+    table = table.drop_duplicates(["participant_id", "split"])
+    return table.sort_values("participant_id", kind="stable"), reasons
 
 
 def read_avec(
     files: Files, labels: Path | None, findings: Findings, transcript: str, read_turns: TurnReader
 ) -> list[Session]:
     """DAIC-WOZ and E-DAIC: a sound and a transcript per session, labels in AVEC's files."""
-    sounds = find(files, rf"/(\d+)_AUDIO{SOUND}")
-    transcripts = find(files, rf"/(\d+)_{transcript}\.csv")
-    people = read_avec_labels(files)
+    sounds = find(files, rf"/(\d+)_AUDIO{SOUND}", findings)
+    transcripts = find(files, rf"/(\d+)_{transcript}\.csv", findings)
+    people, reasons = read_avec_labels(files, findings)
     labelled = set(people["participant_id"])
-    if unlabelled := sorted(sounds.keys() - labelled):
+    for who in sounds.keys() - labelled:
+        findings.unused[sounds[who]] = reasons.get(who, "without a label")
+    for who in labelled & sounds.keys() - transcripts.keys():
+        findings.unused[sounds[who]] = "without a transcript"
+    if unlabelled := sorted(sounds.keys() - labelled - reasons.keys()):
         findings.notes.append(count_names("sessions without a label", unlabelled))
     if missing := sorted(labelled - (sounds.keys() & transcripts.keys())):
         lack = "labelled sessions lack sound or transcript"
@@ -180,28 +273,59 @@ def read_avec(
             turns = [(sounds[who], *turn) for turn in read_turns(transcripts[who], who, findings)]
         except InputError as error:
             findings.problems.append(str(error))
+            findings.unused[sounds[who]] = "with a damaged transcript"
             continue
-        gender = PHQ_GENDERS.get(str(row.get("gender")).lower())
+        if not turns:
+            findings.unused[sounds[who]] = "without a turn of the participant"
+        gender = row["gender"] if isinstance(row["gender"], str) else None
         sessions.append(Session(who, who, label, row["split"], gender, turns))
     return sessions
 
 
+def read_sds(folder: Path) -> float:
+    """A volunteer's standard score: new_label.txt holds it, label.txt the raw one.
+
+    Raises:
+        InputError: neither holds a score, or they contradict each other.
+    """
+    scores = {}
+    for name, factor in (("new_label.txt", 1.0), ("label.txt", 1.25)):
+        path = folder / name
+        if path.is_file():
+            text = read_text(path).strip()
+            number = pd.to_numeric(text, errors="coerce")
+            if not 0 <= number * factor <= MAX_SDS:
+                raise InputError(f"{name_sound(path)}: {text!r:.20} is no SDS score")
+            scores[name] = float(number) * factor
+    if max(scores.values()) - min(scores.values()) > 1:  # one of them may be rounded
+        found = " and ".join(f"{name} {score:g}" for name, score in scores.items())
+        raise InputError(f"{folder.name}: the label files disagree (standard score by {found})")
+    return next(iter(scores.values()))
+
+
 def read_eatd(files: Files, labels: Path | None, findings: Findings) -> list[Session]:
     """EATD-Corpus: a volunteer's three answers, as the authors cleaned them, make one session."""
-    scores = find(files, r"/([tv]_\d+)/label\.txt") | find(files, r"/([tv]_\d+)/new_label\.txt")
-    sessions = []
-    for who, path in scores.items():
+    volunteers = find(files, r"/([tv]_\d+)/label\.txt", findings)
+    volunteers |= find(files, r"/([tv]_\d+)/new_label\.txt", findings)
+    folders = {path.parent: who for who, path in volunteers.items()}
+    sessions, reasons = [], {}
+    for folder, who in folders.items():
         try:
-            # label.txt holds the raw score, new_label.txt the standard one.
-            score = float(path.read_text()) * (1.25 if path.name == "label.txt" else 1.0)
-        except ValueError as error:
-            raise InputError(f"{path}: expected a number, the SDS score") from error
-        answers = [
-            path.with_name(f"{name}_out.wav") for name in ("positive", "neutral", "negative")
-        ]
+            score = read_sds(folder)
+        except InputError as error:
+            findings.problems.append(f"{error}: not used")
+            reasons[folder] = "without a valid label"
+            continue
+        answers = [folder / f"{name}_out.wav" for name in ("positive", "neutral", "negative")]
         turns = [(uncleaned_if_empty(answer, findings), 0.0, None) for answer in answers]
         split = "train" if who.startswith("t") else "val"
         sessions.append(Session(who, who, int(score >= DEPRESSED_SDS), split, None, turns))
+    answer = re.compile(r"/[tv]_\d+/(?:positive|neutral|negative)(_out)?\.wav$")
+    for path in files.values():
+        if match := answer.search(path.as_posix()):
+            known = "empty after cleaning" if match[1] else "before cleaning"
+            reason = known if path.parent in folders else "without a label"
+            findings.unused.setdefault(path, reasons.get(path.parent, reason))
     return sessions
 
 
@@ -215,31 +339,103 @@ def uncleaned_if_empty(cleaned: Path, findings: Findings) -> Path:
     return original
 
 
+SPEAKER = r"\d+_[CP][FM]\w+"  # 01_CF56_1: number, condition, gender, age, education
+
+
+def name_person(speaker: str) -> str:
+    """A person is 01_C, not 01."""
+    return re.match(r"\d+_[CP]", speaker)[0]
+
+
+def read_fold_list(path: Path) -> dict[tuple[str, str], set[str]]:
+    """Androids' folds by speaker and task ("" where the list does not name it).
+
+    Five columns of file names in quotes for the readings, and some further five for the
+    interviews; the first row names the task above its first column, the second the folds.
+    """
+    text = read_text(path)
+    separator = max(",;\t", key=text.count)
+    rows = [
+        [cell.strip(" '\"") for cell in row]
+        for row in csv.reader(io.StringIO(text), delimiter=separator)
+    ]
+    speaker = re.compile(rf"({SPEAKER}?)(?:\.wav)?", re.IGNORECASE)
+    folds, task, number = defaultdict(set), "", 0
+    for column in range(max(map(len, rows), default=0)):
+        cells = [row[column] for row in rows if column < len(row)]
+        names = [match[1] for cell in cells if (match := speaker.fullmatch(cell))]
+        heading = " ".join(cell for cell in cells if not speaker.fullmatch(cell)).lower()
+        if found := re.search("read|interview", heading):
+            name = "reading" if found[0] == "read" else "interview"
+            task, number = name, number if name == task else 0
+        if names:
+            number += 1
+            given = re.search(r"(?:^|fold\W*)(\d+)$", heading)
+            for name in names:
+                folds[name, task].add(given[1] if given else str(number))
+    return folds
+
+
+def find_folds(files: Files, sessions: list[Session], findings: Findings) -> dict[str, str]:
+    """The fold of each person by the corpus's list; {} if it does not put each into exactly one."""
+    lists = find(files, r"/(fold-list)s?\.csv", findings)
+    if not lists:
+        note = "no fold-lists.csv: training makes its own folds, not the corpus's published ones"
+        findings.notes.append(note)
+        return {}
+    folds, given = defaultdict(set), read_fold_list(lists["fold-list"])
+    for session in sessions:
+        speaker, task = session.name.split()
+        own = given.get((speaker, task)) or given.get((speaker, ""))
+        folds[session.participant] |= own or set()
+    several = [f"{who} ({' and '.join(sorted(f))})" for who, f in folds.items() if len(f) > 1]
+    none = [who for who, found in folds.items() if not found]
+    name = lists["fold-list"].name
+    if several:
+        hint = "make one task's dataset: its folder as SOURCE and the list as --labels"
+        names = count_names("people are in more than one of its folds", several)
+        findings.problems.append(f"{name}: {names}: no column fold; {hint}")
+    if none:
+        names = count_names("people are in none of its folds", none)
+        findings.notes.append(f"{name}: {names}: no column fold")
+    return {} if several or none else {who: found.pop() for who, found in folds.items()}
+
+
 def read_androids(files: Files, labels: Path | None, findings: Findings) -> list[Session]:
-    """Androids Corpus: a person is 01_C, not 01; reading and interview are two sessions."""
-    speaker = r"(?:\d+_[CP][FM]\w+)"  # 01_CF56_1: number, condition, gender, age, education
-    reading = find(files, rf"/Reading-Task/\w+/({speaker})\.wav")
+    """Androids Corpus: reading and interview of a person are two sessions.
+
+    The recordings stand in Reading-Task/audio/{HC,PT} or, by its description, Reading-Task/{HC,PT}.
+    """
+    reading = find(files, rf"/Reading-Task/(?:[^/]+/)*({SPEAKER})\.wav", findings)
     turns = {(who, "reading"): [path] for who, path in reading.items()}
     # The interview as the authors cut it; interview_timedata.csv holds the same turns.
-    cuts = find(files, rf"/Interview-Task/audio_clip/({speaker}/\w+)\.wav")
+    cuts = find(files, rf"/Interview-Task/audio_clip/({SPEAKER}/\w+)\.wav", findings)
     for name in sorted(cuts, key=lambda name: [int(n) for n in re.findall(r"\d+", name)]):
         turns.setdefault((name.split("/")[0], "interview"), []).append(cuts[name])
-    interviews = find(files, rf"/Interview-Task/audio/\w+/({speaker})\.wav")
-    if uncut := [who for who in interviews if (who, "interview") not in turns]:
+    whole = rf"/Interview-Task/(?!audio_clip/)(?:[^/]+/)*({SPEAKER})\.wav"
+    interviews = find(files, whole, findings)
+    uncut = [who for who in interviews if (who, "interview") not in turns]
+    if uncut:
         findings.problems.append(count_names("interviews are not in audio_clip", uncut))
-    no_split = "the corpus has folds, not an official split: training splits by participant"
-    findings.notes.append(no_split)
+    for who, path in interviews.items():
+        reason = (
+            "without its turns in audio_clip" if who in uncut else "with the interviewer's voice"
+        )
+        findings.unused[path] = reason
     sessions = []
     for (who, task), paths in sorted(turns.items()):
-        number, condition, gender = re.match(r"(\d+)_([CP])([FM])", who).groups()
-        person, label, gender = f"{number}_{condition}", condition == "P", GENDERS[gender.lower()]
+        condition, gender = re.match(r"\d+_([CP])([FM])", who).groups()
+        label, gender = int(condition == "P"), GENDERS[gender.lower()]
         parts = [(path, 0.0, None) for path in paths]
-        sessions.append(Session(f"{who} {task}", person, int(label), None, gender, parts))
+        sessions.append(Session(f"{who} {task}", name_person(who), label, None, gender, parts))
+    folds = find_folds(files, sessions, findings)
+    for session in sessions:
+        session.fold = folds.get(session.participant)
     return sessions
 
 
 def read_folder(files: Files, labels: Path | None, findings: Findings) -> list[Session]:
-    """Any recordings, named by --labels: file,label[,participant][,gender][,split]."""
+    """Any recordings, named by --labels: file,label[,participant][,gender][,split][,fold]."""
     if labels is None or not labels.is_file():
         raise InputError("a folder of recordings needs --labels, a CSV with columns file and label")
     table = read_folder_labels(labels, files, findings)
@@ -247,17 +443,19 @@ def read_folder(files: Files, labels: Path | None, findings: Findings) -> list[S
     rows = table[table["path"].notna()].astype(object)
     sessions = []
     for row in rows.where(rows.notna(), None).to_dict("records"):
-        who, path = row.get("participant", row["path"].stem), row["path"]
+        path = row["path"]
+        facts = row["participant"], int(row["label"]), row.get("split"), row.get("gender")
         turns = [(path, 0.0, None)]
-        facts = int(row["label"]), row.get("split"), row.get("gender")
-        sessions.append(Session(name_sound(path), who, *facts, turns))
+        sessions.append(Session(name_sound(path), *facts, turns, row.get("fold")))
     return sessions
 
 
 def read_folder_labels(labels: Path, files: Files, findings: Findings) -> pd.DataFrame:
     """A row per recording, with a column path: NaN where the recording is not there."""
     table, notes, problems = read_rows(labels, "file")
-    table["path"] = table["file"].str.replace("\\", "/").map(files)
+    table["file"] = table["file"].str.replace("\\", "/")
+    found, _ = match_names(table["file"], files)
+    table["path"] = table["file"].map(found).map(files)
     checks = [("file", table["path"].notna() & table["path"].duplicated(), "repeats")]
     if "participant" in table:
         unusable = table["participant"].str.contains(r"^\.|[/\\]")
@@ -265,12 +463,28 @@ def read_folder_labels(labels: Path, files: Files, findings: Findings) -> pd.Dat
     if problems := problems + list_problems(table, checks):
         raise InputError(join_problems(str(labels), problems))
     findings.notes += notes
+    if "participant" not in table:
+        table["participant"] = name_people(table["path"].dropna(), labels)
     return table
+
+
+def name_people(paths: pd.Series, labels: Path) -> pd.Series:
+    """Takes each file's stem for a person; stops where that leaves open who is who."""
+    stems = paths.map(lambda path: unicodedata.normalize("NFC", path.stem))
+    same = stems.map(fold_spelling).duplicated(keep=False)
+    if same.any():
+        names = join_names(map(name_sound, paths[same]), 3)
+        raise InputError(
+            f"{labels}: who is who? Without a column participant a file's name is its person, but "
+            f"{names} are named alike: add a column participant"
+        )
+    check_people(stems, labels)
+    return stems
 
 
 def compare_files(table: pd.DataFrame, files: Files, labels: Path, findings: Findings) -> None:
     """Reports rows without a recording, and recordings without a row."""
-    missing = table.loc[table["path"].isna(), "file"].tolist()
+    _, missing = match_names(table["file"], files)
     if missing:
         names = count_names(f"of {len(table)} files are not there", missing)
         if len(missing) == len(table):
@@ -280,6 +494,7 @@ def compare_files(table: pd.DataFrame, files: Files, labels: Path, findings: Fin
     labelled = set(table["path"])
     if unlabelled := [name for name in sounds if files[name] not in labelled]:
         findings.notes.append(count_names("recordings without a label", unlabelled))
+        findings.unused |= dict.fromkeys((files[name] for name in unlabelled), "without a label")
 
 
 read_daic_woz = partial(read_avec, transcript="TRANSCRIPT", read_turns=read_daic_turns)
@@ -323,6 +538,7 @@ def read_corpus(
     if labels and not labels.exists():
         raise InputError(f"--labels {labels}: no such file")
     files = list_files(source.resolve())
+    findings.sounds += [p for p in files.values() if re.search(SOUND + "$", p.name.lower())]
     layout, reason = (layout, "--layout") if layout else recognise(files, labels)
     name, _, read = LAYOUTS[layout]
     print(f"{source}: {name} ({reason})")

@@ -230,6 +230,62 @@ def test_nothing_readable(folder):
     assert not [path for path in (folder.parent / "out").rglob("*") if path.is_file()]
 
 
+def test_recordings_shorter_than_a_clip_name_the_flag(folder):
+    for seconds, path in zip((3.5, 3.2, 4.9, 3.3, 7), sorted(folder.rglob("*.*")), strict=True):
+        write_recording(path, seconds)
+    process = prepare_folder(folder)
+    line = error_line(process)
+    assert "they hold 3.2 to 7.0 s of speech, a clip 8 s: try --clip-seconds 3" in line
+    assert "5 with too little speech for a clip" in process.stdout
+    assert prepare_folder(folder, "--clip-seconds", 3).returncode == 0
+
+
+def test_out_is_a_file_is_told_at_the_start(folder):
+    (folder.parent / "out").write_text("a file")
+    for flags in ((), ("--dry-run",)):
+        process = prepare_folder(folder, *flags)
+        assert "out: a file, expected a folder" in error_line(process) and not process.stdout
+
+
+def test_how_recordings_are_read_is_noted(folder):
+    voice, _ = soundfile.read(folder / "a.wav")
+    soundfile.write(folder / "a.wav", np.stack([voice, -0.9 * voice], axis=1), RATE)
+    whole = bytearray((folder / "d1.wav").read_bytes())
+    whole[4:8] = whole[40:44] = bytes(4)
+    (folder / "d1.wav").write_bytes(whole)
+    for flags in (("--dry-run",), (), ()):
+        process = prepare_folder(folder, *flags)
+        assert process.returncode == 0
+        assert "note: recordings/a.wav: the channels cancel each other out" in process.stdout
+        assert "note: recordings/d1.wav: its header was never finalised" in process.stdout
+    rows, info = read_dataset(folder.parent / "out")
+    assert len(rows) == 10 and len(info["notes"]) == 2
+
+
+def test_pipes_and_loops_below_the_source(folder):
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "loop").symlink_to(".")
+    process = prepare_folder(folder)
+    assert process.returncode == 0
+    assert process.stdout.splitlines()[-2] == "accounted for: 5 of 5 sound files: 5 used"
+    assert len(read_dataset(folder.parent / "out")[0]) == 10
+
+
+def test_folds_of_the_labels_are_those_of_the_dataset(folder):
+    path = folder.parent / "labels.csv"
+    lines = path.read_text().splitlines()
+    folds = ["Fold", "1", "2", "3", "1", "1"]
+    path.write_text("\n".join(map(",".join, zip(lines, folds, strict=True))))
+    assert prepare_folder(folder).returncode == 0
+    rows, _ = read_dataset(folder.parent / "out")
+    assert rows.groupby("participant")["fold"].first().to_dict() == {
+        "007": "3",
+        "a": "1",
+        "bea": "2",
+        "dee": "1",
+    }
+
+
 @pytest.mark.parametrize("flag", ["--jobs", "--clip-seconds"])
 def test_flags_out_of_range(folder, flag):
     assert run_prepare(folder, folder.parent / "out", flag, 0).returncode == 2
@@ -287,6 +343,36 @@ def test_second_run_redoes_only_what_is_missing(folder):
     assert read_bytes(out) == before
     redone = {path.stem for path, then in times.items() if path.stat().st_mtime_ns != then}
     assert redone == {"a_clip_8", "bea_clip_0"}
+
+
+def test_another_recording_of_equal_length_is_noticed(folder):
+    assert prepare_folder(folder).returncode == 0
+    path = folder / "a.wav"
+    size = path.stat().st_size
+    write_recording(path, 17, seed=99)
+    assert path.stat().st_size == size
+    assert "holds another dataset" in error_line(prepare_folder(folder))
+    assert prepare_folder(folder, "--overwrite").returncode == 0
+
+
+def test_a_dataset_that_knows_sizes_only_is_kept_and_that_is_said(folder, monkeypatch):
+    out = folder.parent / "out"
+    with monkeypatch.context() as patch:  # as a version of before format 3 wrote it
+        patch.setattr(prepare, "hash_file", lambda path: path.stat().st_size)
+        assert prepare_folder(folder).returncode == 0
+    info = json.loads((out / "dataset.json").read_text())
+    (out / "dataset.json").write_text(json.dumps(info | {"format": 2}))
+    times = {path: path.stat().st_mtime_ns for path in (out / "Spectrograms").iterdir()}
+    process = prepare_folder(folder)
+    assert process.returncode == 0 and "name and size only: its clips are kept" in process.stdout
+    assert all(path.stat().st_mtime_ns == then for path, then in times.items())
+    assert "size only" not in prepare_folder(folder).stdout  # now it knows more
+    (out / "dataset.json").write_text(json.dumps(info | {"format": 2}))
+    assert prepare_folder(folder, "--overwrite").returncode == 0
+    assert all(path.stat().st_mtime_ns != then for path, then in times.items())
+    (out / "dataset.json").write_text(json.dumps(info | {"format": 2}))
+    write_recording(folder / "a.wav", 17.1)
+    assert "holds another dataset" in error_line(prepare_folder(folder))
 
 
 def test_a_recording_that_was_repaired_is_added(folder):

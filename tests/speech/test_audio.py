@@ -1,7 +1,9 @@
 """Sound against librosa's own, unreadable recordings, memory, and the files of a dataset."""
 
 import json
+import os
 import tracemalloc
+import unicodedata
 
 import librosa
 import numpy as np
@@ -19,7 +21,9 @@ from speech.audio import (
     is_complete,
     list_files,
     log_mel,
+    match_names,
     read_info,
+    read_notes,
     read_sound,
     write_dataset,
     write_info,
@@ -52,6 +56,18 @@ def test_one_second_of_sound_lands_in_its_frames():
     assert len(loud) == loud[-1] - loud[0] + 1
     bins = librosa.mel_frequencies(130, fmax=8000)[1:-1]
     assert abs(bins[clip[:, 110].argmax()] - 1000) < 30
+
+
+@pytest.mark.parametrize(("peak", "silent"), [(9e-5, True), (1.2e-4, False)])
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+def test_near_silence_is_silence(peak, silent, offset):
+    """-80 dBFS is 1e-4."""
+    noise = np.random.default_rng(0).uniform(-peak, peak, 8 * RATE).astype(np.float32) + offset
+    if silent:
+        with pytest.raises(InputError, match="silent"):
+            log_mel(noise.astype(np.float32))
+    else:
+        assert log_mel(noise.astype(np.float32)).max() == 1
 
 
 @pytest.mark.parametrize("level", [0.0, 0.25])
@@ -134,6 +150,62 @@ def test_a_wav_from_a_pipe_is_not_cut_short(tmp_path):
     assert sum(map(len, read_sound(path))) == 2 * RATE
 
 
+@pytest.mark.parametrize(("riff", "data"), [(0, 0), (36, 0), (8, 0), (1036, 1000), (0, 1000)])
+def test_a_header_never_finalised_is_read_to_its_end(tmp_path, riff, data):
+    path = write_recording(tmp_path / "a.wav", 2)
+    expected = np.concatenate(list(read_sound(path)))
+    whole = bytearray(path.read_bytes())
+    whole[4:8], whole[40:44] = riff.to_bytes(4, "little"), data.to_bytes(4, "little")
+    path.write_bytes(whole)
+    notes = []
+    np.testing.assert_array_equal(np.concatenate(list(read_sound(path, notes=notes))), expected)
+    assert notes == ["its header was never finalised: read to its end"] == read_notes(path)
+    turn = np.concatenate(list(read_sound(path, start=0.5, stop=1.5)))
+    np.testing.assert_array_equal(turn, expected[RATE // 2 : 3 * RATE // 2])
+
+
+@pytest.mark.parametrize("after", [b"LIST\x04\0\0\0INFO", b"ID3\3" + bytes(20), bytes(512)])
+def test_what_may_follow_the_samples(tmp_path, after):
+    path = write_recording(tmp_path / "a.wav", 2)
+    path.write_bytes(path.read_bytes() + after)
+    assert sum(map(len, read_sound(path))) == 2 * RATE and not read_notes(path)
+
+
+def write_stereo(path, left, right):
+    soundfile.write(path, np.stack([left, right], axis=1), RATE)
+    return path
+
+
+def test_opposite_phase_is_read_from_the_louder_channel(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "SAMPLES_PER_BLOCK", 10_007)
+    voice = make_voice(4 * RATE, 0)
+    noise = np.random.default_rng(0).normal(0, 1e-4, len(voice)).astype(np.float32)
+    voice[:RATE] = 0  # nothing there tells which channel to read
+    path = write_stereo(tmp_path / "a.wav", 0.9 * voice, noise - voice)
+    for start, stop in ((0, None), (0.2, 0.8), (1, 3)):
+        notes = []
+        read = np.concatenate(list(read_sound(path, start=start, stop=stop, notes=notes)))
+        last = len(voice) if stop is None else int(stop * RATE)
+        np.testing.assert_allclose(read, (noise - voice)[int(start * RATE) : last], atol=1e-4)
+        assert len(notes) == 1 and "channel 2, the louder" in notes[0]
+    assert len(read_notes(path)) == 1
+
+
+def test_other_stereo_is_averaged_without_a_note(tmp_path):
+    one, two = make_voice(2 * RATE, 0), make_voice(2 * RATE, 1)
+    for left, right in ((one, one), (one, two), (one, 0 * one), (0 * one, 0 * one)):
+        path, notes = write_stereo(tmp_path / "a.wav", left, right), []
+        read = np.concatenate(list(read_sound(path, notes=notes)))
+        np.testing.assert_allclose(read, (left + right) / 2, atol=1e-4)
+        assert not notes
+
+
+def test_a_pipe_is_no_recording(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(InputError, match="not a regular file"):
+        next(read_sound(tmp_path / "a.wav"))
+
+
 def test_an_hour_streams_in_bounded_memory(tmp_path):
     path = write_recording(tmp_path / "a.wav", 1)
     with open(path, "rb+") as file:  # an hour of zeros, which take no room on the disk
@@ -167,9 +239,36 @@ def test_files_are_listed_without_hidden_ones(tmp_path):
     for name in ("b/2.wav", "b/._2.wav", ".git/1.wav", "a.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "c").symlink_to(tmp_path / "b")
-    expected = {name: tmp_path / name for name in ("a.txt", "b/2.wav", "c/2.wav")}
+    expected = {name: tmp_path / name for name in ("a.txt", "b/2.wav")}
     assert list_files(tmp_path) == expected
+
+
+def test_linked_folders_are_followed_once_and_pipes_not_listed(tmp_path):
+    source, other = tmp_path / "source", tmp_path / "other"
+    for name in ("b/2.wav", "1.wav"):
+        write = source / name
+        write.parent.mkdir(parents=True, exist_ok=True)
+        write.touch()
+    other.mkdir()
+    (other / "3.wav").touch()
+    (source / "a").symlink_to(".")
+    (source / "b" / "up").symlink_to("..")
+    (source / "a_link_to_b").symlink_to("b")
+    (source / "linked").symlink_to(other)
+    (other / "back").symlink_to(source)
+    os.mkfifo(source / "pipe.wav")
+    (source / "gone.wav").symlink_to("nowhere")
+    assert sorted(list_files(source)) == ["1.wav", "b/2.wav", "linked/3.wav"]
+
+
+def test_names_match_in_either_unicode_form():
+    composed, decomposed = (unicodedata.normalize(form, "Zoé.wav") for form in ("NFC", "NFD"))
+    for name, file in ((composed, decomposed), (decomposed, composed)):
+        assert match_names([name], [file]) == ({name: file}, [])
+    assert match_names(["A.wav", "b.wav"], ["a.wav"]) == (
+        {},
+        ["A.wav (a.wav differs in case: rename it)", "b.wav"],
+    )
 
 
 @pytest.mark.parametrize("seconds", [1, 8, 30])

@@ -4,18 +4,28 @@ Every corpus is made up here; what a session holds is read and must be free of t
 """
 
 import re
+import unicodedata
 from itertools import chain
 
 import numpy as np
 import pytest
 import soundfile
+from conftest import call_script
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import RATE, hears_tone, make_rows, write_daic_session, write_recording
 
 from speech.audio import cut_clips, log_mel, read_sound
 from speech.cli import InputError
-from speech.corpora import NOT_SPEECH, Findings, merge, read_corpus, subtract
+from speech.corpora import (
+    NOT_SPEECH,
+    Findings,
+    account_for_sounds,
+    merge,
+    read_corpus,
+    subtract,
+)
+from speech.dataset import read_labels, split_folds
 
 
 def read(source, labels=None, layout=None):
@@ -192,6 +202,88 @@ def test_daic_woz_labels_elsewhere(daic, tmp_path):
     assert findings.problems[0].startswith("9 labelled sessions lack sound or transcript: 300")
 
 
+HEADER = "Participant_ID,PHQ8_Binary,PHQ8_Score,Gender"
+
+
+def write_daic(root, rows, header=HEADER, whos=("300", "301", "302")):
+    """Three sessions without sound; the participant says 5 s."""
+    for who in whos:
+        folder = root / f"{who}_P"
+        folder.mkdir(parents=True)
+        (folder / f"{who}_AUDIO.wav").touch()
+        lines = ["start_time\tstop_time\tspeaker\tvalue", "0\t1\tEllie\thi", "2\t7\tParticipant\ta"]
+        (folder / f"{who}_TRANSCRIPT.csv").write_text("\n".join([*lines, ""]))
+    (root / "train_split_Depression_AVEC2017.csv").write_text("\n".join([header, *rows, ""]))
+    return root
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "participant_id,phq8_binary,phq8_score,gender",
+        "\ufeffSpeaker , PHQ_BINARY,PHQ_Score,Sex",
+        "SUBJECT_ID;PHQ-8_Binary;PHQ-8 Score;Gender",
+    ],
+)
+def test_spellings_of_avec_columns(tmp_path, header):
+    separator = ";" if ";" in header else ","
+    rows = [separator.join(row) for row in (["300.0", "0", "4", "1"], ["301", "0", "24", "0"])]
+    _, sessions, findings = read(write_daic(tmp_path, rows, header))
+    assert facts_of(sessions, "label", "gender") == {"300": (0, "female"), "301": (1, "male")}
+    line = (
+        "accounted for: 3 of 3 sound files: 2 used, 1 not: 1 without a label (302_P/302_AUDIO.wav)"
+    )
+    assert count_used(findings, sessions) == line
+
+
+def test_two_columns_of_one_meaning(tmp_path):
+    root = write_daic(
+        tmp_path, ["300,300,0,4"], "Participant_ID,participant,PHQ8_Binary,PHQ8_Score"
+    )
+    with pytest.raises(InputError, match="participant_id and participant mean the same"):
+        read(root)
+
+
+@pytest.mark.parametrize("score", ["-1", "25", "99"])
+def test_an_impossible_score_is_no_label(tmp_path, score):
+    _, sessions, findings = read(
+        write_daic(tmp_path, ["300,0,4,1", f"301,1,{score},0", "302,1,24,0"])
+    )
+    assert list(sessions) == ["300", "302"]
+    expected = f"301: PHQ-8 score {score}, expected 0 to 24: no label, not used"
+    assert findings.problems == [expected]
+    assert "1 with an impossible score (301_P/301_AUDIO.wav)" in count_used(findings, sessions)
+
+
+def test_label_files_twice(tmp_path):
+    root = write_daic(tmp_path, ["300,0,4,1", "301,1,12,0", "302,0,3,0"])
+    path, copy = root / "train_split_Depression_AVEC2017.csv", root / "labels" / "train_split.csv"
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())
+    assert len(read(root)[1]) == 3
+    copy.write_text(path.read_text().replace("300,0,4", "300,1,14"))
+    _, sessions, findings = read(root)
+    assert list(sessions) == ["301", "302"]
+    (problem,) = findings.problems
+    assert problem.startswith("300: label files disagree (train_split")
+    assert " and train_split" in problem and problem.endswith(": not used")
+
+
+def test_speech_before_the_interviewers_first_row_is_left_out(tmp_path):
+    root = write_daic(tmp_path, ["300,0,4,1"], whos=["300"])
+    rows = [
+        "start_time\tstop_time\tspeaker\tvalue",
+        "1\t4\tParticipant\tis it on",
+        "5\t9\tParticipant\tyes",
+    ]
+    rows += ["8\t8.5\tEllie\thi", "10\t20\tParticipant\thello"]
+    (root / "300_P" / "300_TRANSCRIPT.csv").write_text("\n".join(rows))
+    _, sessions, findings = read(root)
+    assert [times for _, *times in sessions["300"].turns] == [[8.5, 9], [10, 20]]
+    left = "300: left out 6.0 s of speech before the interviewer's first row"
+    assert findings.corrections == [left]
+
+
 def test_daic_woz_participant_in_two_splits(daic, tmp_path):
     path = tmp_path / "full_test_split.csv"
     path.write_text("Participant_ID,PHQ_Binary,PHQ_Score,Gender\n300,0,4,1\n")
@@ -313,7 +405,6 @@ def test_androids(tmp_path):
         for number in range(1, 12):
             path = interviews / "audio_clip" / speaker / f"{speaker}_{number}.wav"
             write_recording(path, 0.8 + number / 10, seed=number)
-    (root / "fold-lists.csv").write_text("Reading,,Interview\n'01_CF56_1',,'01_CF56_1'\n")
     _, sessions, findings = read(tmp_path)
     people = {"01_CF56_1": ("01_C", 0, "female"), "01_PM33_2": ("01_P", 1, "male")}
     people["12_PF40_X"] = ("12_P", 1, "female")
@@ -322,11 +413,141 @@ def test_androids(tmp_path):
         for who, facts in people.items()
         for task in ("interview", "reading")
     }
-    assert "folds" in findings.notes[0] and not findings.problems
+    assert "no fold-lists.csv" in findings.notes[0] and not findings.problems
     # An interview of 15.4 s and a reading of 9 s, each one clip.
     assert set(map(count_clips, sessions.values())) == {1}
     names = [path.stem for path, _, _ in sessions["01_CF56_1 interview"].turns]
     assert names == [f"01_CF56_1_{number}" for number in range(1, 12)]  # 10 after 9
+
+
+@pytest.mark.parametrize("text", ["", "n/a", "-1", "101", "nan"])
+def test_a_volunteers_label_is_that_volunteers_problem(tmp_path, text):
+    for who in ("t_1", "t_2", "v_1"):
+        folder = tmp_path / who
+        folder.mkdir()
+        for feeling in ("positive", "neutral", "negative"):
+            (folder / f"{feeling}.wav").touch()
+            (folder / f"{feeling}_out.wav").write_bytes(bytes(2000))
+        (folder / "new_label.txt").write_text(text if who == "t_2" else "53")
+        (folder / "label.txt").write_text("30" if who == "v_1" else "42")
+    _, sessions, findings = read(tmp_path)
+    assert list(sessions) == ["t_1"]
+    assert findings.problems == [
+        f"t_2/new_label.txt: {text!r} is no SDS score: not used",
+        "v_1: the label files disagree (standard score by new_label.txt 53 and label.txt 37.5): "
+        "not used",
+    ]
+    line = count_used(findings, sessions)
+    assert line.startswith("accounted for: 18 of 18 sound files: 3 used, 15 not: ")
+    assert "3 before cleaning (" in line and "12 without a valid label (" in line
+
+
+SPEAKERS = ["01_CF56_1", "01_PM33_2", "02_CM20_1", "02_PF40_3", "03_CF30_2"]
+
+
+def write_androids(root, reading="Reading-Task/audio", seconds=0):
+    """Files as they lie there, empty by default: readings, interviews, and those in turns."""
+    for speaker in SPEAKERS:
+        group = "HC" if "_C" in speaker else "PT"
+        names = [f"{reading}/{group}/{speaker}", f"Interview-Task/audio/{group}/{speaker}"]
+        names += [f"Interview-Task/audio_clip/{speaker}/{speaker}_{n}" for n in (1, 2)]
+        for name in names:
+            path = root / f"{name}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            if seconds:
+                write_recording(path, seconds, seed=len(name) + SPEAKERS.index(speaker))
+    return root
+
+
+def fold_list(reading, interview, name="fold-lists.csv"):
+    """As the corpus has it: five columns, two empty ones, five columns; names in quotes."""
+    quote = [f"'{name}'" if name else "" for name in (*reading, "", "", *interview)]
+    header = ["Read"] + [""] * 6 + ["Interview"] + [""] * 4
+    folds = [f"fold{n}" for n in range(1, 6)]
+    return "\n".join(map(",".join, (header, [*folds, "", "", *folds], quote))) + "\n"
+
+
+def count_used(findings, sessions):
+    used = [path for session in sessions.values() for path, *_ in session.turns]
+    return account_for_sounds(findings, used)
+
+
+@pytest.mark.parametrize("reading", ["Reading-Task/audio", "Reading-Task"])
+@pytest.mark.parametrize("inside", [".", "Androids-Corpus"])
+@pytest.mark.parametrize("name", ["fold-lists.csv", "fold-list.csv"])
+def test_androids_layouts_and_folds(tmp_path, reading, inside, name):
+    root = write_androids(tmp_path / inside, reading)
+    (root / name).write_text(fold_list(SPEAKERS, SPEAKERS))
+    _, sessions, findings = read(tmp_path)
+    assert {session.participant: session.fold for session in sessions.values()} == {
+        "01_C": "1",
+        "01_P": "2",
+        "02_C": "3",
+        "02_P": "4",
+        "03_C": "5",
+    }
+    assert len(sessions) == 10 and findings == Findings()
+    line = "accounted for: 20 of 20 sound files: 15 used, 5 not: 5 with the interviewer's voice ("
+    assert count_used(findings, sessions).startswith(line)
+
+
+def test_androids_people_in_no_fold_or_several_are_named(tmp_path):
+    root = write_androids(tmp_path)
+    path = root / "fold-lists.csv"
+    path.write_text(fold_list(SPEAKERS, SPEAKERS[::-1]))
+    _, sessions, findings = read(root)
+    assert {session.fold for session in sessions.values()} == {None}
+    (problem,) = findings.problems
+    assert "4 people are in more than one of its folds: 01_C (1 and 5)" in problem
+    _, sessions, findings = read(root / "Reading-Task", path)  # one task by itself
+    assert [session.fold for session in sessions.values()] == list("12345")
+    assert not findings.problems
+    path.write_text(fold_list([*SPEAKERS[:4], ""], [*SPEAKERS[:4], ""]))
+    _, sessions, findings = read(root)
+    assert {session.fold for session in sessions.values()} == {None} and not findings.problems
+    assert findings.notes == [
+        "fold-lists.csv: 1 people are in none of its folds: 03_C: no column fold"
+    ]
+
+
+def test_androids_lists_that_differ(tmp_path):
+    root = write_androids(tmp_path)
+    (root / "fold-lists.csv").write_text(fold_list(SPEAKERS, SPEAKERS))
+    (root / "copy").mkdir()
+    (root / "copy" / "fold-list.csv").write_text(fold_list(SPEAKERS, SPEAKERS))
+    assert read(root)[1]["01_CF56_1 reading"].fold == "1"
+    (root / "copy" / "fold-list.csv").write_text(fold_list(SPEAKERS[::-1], SPEAKERS))
+    with pytest.raises(InputError, match="fold-list found twice, and not alike"):
+        read(root)
+
+
+@pytest.mark.parametrize("corpus", ["daic", "edaic", "eatd", "Reading-Task/audio", "Reading-Task"])
+def test_a_dry_run_accounts_for_every_sound_file(corpus, request, tmp_path):
+    if "-" in corpus:
+        root = write_androids(tmp_path / "in" / "Androids-Corpus", corpus, seconds=9)
+        (root / "fold-lists.csv").write_text(fold_list(SPEAKERS, SPEAKERS))
+    else:
+        root = request.getfixturevalue(corpus)
+    process = call_script("prepare.py", root, "--dry-run", "--out", tmp_path / "out")
+    assert process.returncode == 0, process.stdout + process.stderr
+    there = len([path for path in root.rglob("*.wav") if not path.name.startswith(".")])
+    found = re.fullmatch(
+        r"accounted for: (\d+) of (\d+) sound files: (\d+) used(?:, (\d+) not: .*)?",
+        process.stdout.splitlines()[-1],
+    )
+    assert int(found[1]) == int(found[2]) == there == int(found[3]) + int(found[4] or 0)
+
+
+def test_androids_published_folds_reach_training(tmp_path):
+    root, out = write_androids(tmp_path / "in", seconds=9), tmp_path / "out"
+    (root / "fold-lists.csv").write_text(fold_list(SPEAKERS, SPEAKERS))
+    process = call_script("prepare.py", root, "--out", out, "--jobs", 1)
+    assert process.returncode == 0, process.stdout + process.stderr
+    frame, _ = read_labels(out / "dataset.csv")
+    held = [frame["participant"][rows] for _, rows in split_folds(frame, "given", "participant", 0)]
+    assert [set(people) for people in held] == [{"01_C"}, {"01_P"}, {"02_C"}, {"02_P"}, {"03_C"}]
+    assert len(frame) == 5 * 3
 
 
 # --- a folder of recordings ---------------------------------------------------------------------
@@ -392,6 +613,46 @@ def test_folder_with_files_and_labels_only(folder):
 def test_bad_label_files(folder, changes, message):
     with pytest.raises(InputError, match=message):
         read(folder, write_labels(folder, *changes))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["p1/positive.wav", "p2/positive.wav"], "p1/positive.wav, p2/positive.wav are named"),
+        (["p1/S1.wav", "p2/s01.wav"], "p1/S1.wav, p2/s01.wav are named alike"),
+        (["alice_1.wav", "alice_2.wav", "bob_1.wav"], "alice_1, alice_2"),
+        (["03-01-06-01-02-01-12.wav", "03-01-05-01-02-01-11.wav"], "03-01-06"),
+    ],
+)
+def test_file_names_that_leave_open_who_is_who(tmp_path, names, message):
+    root, labels = tmp_path / "in", tmp_path / "labels.csv"
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    rows = [f"{name},{n % 2}" for n, name in enumerate(names)]
+    labels.write_text("\n".join(["file,label", *rows]))
+    with pytest.raises(InputError, match=f"who is who.*{message}.*add a column participant"):
+        read(root, labels)
+    rows = [f"{row},person {n}" for n, row in enumerate(rows)]
+    labels.write_text("\n".join(["file,label,speaker", *rows]))
+    assert len(read(root, labels)[1]) == len(names)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_unicode_form_or_case(tmp_path, forms):
+    row, file = (unicodedata.normalize(form, "Zoé") for form in forms)
+    root, labels = tmp_path / "in", tmp_path / "labels.csv"
+    root.mkdir()
+    for name in (f"{file}.wav", "Ann.wav"):
+        (root / name).touch()
+    labels.write_text(f"file,label,fold\n{row}.wav,1,2\nann.wav,0,1\n")
+    _, sessions, findings = read(root, labels)
+    (session,) = sessions.values()
+    assert session.participant == unicodedata.normalize("NFC", "Zoé") and session.fold == "2"
+    assert session.turns[0][0] == root / f"{file}.wav"
+    (problem,) = findings.problems
+    assert "ann.wav (Ann.wav differs in case: rename it)" in problem
+    assert "1 without a label (in/Ann.wav)" in count_used(findings, sessions)
 
 
 def test_labels_and_recordings_that_do_not_match(folder):

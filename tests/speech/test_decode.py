@@ -1,0 +1,178 @@
+"""speech/decode.py: recordings that libsndfile does not read, and files that harm a decoder."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from phone_recordings import write_recording
+
+from speech import audio, decode
+from speech.cli import InputError
+
+KINDS = {"m4a": "aac", "mp4": "aac", "mov": "aac", "3gp": "aac", "aac": "aac", "webm": "libopus"}
+KINDS |= {"mka": "libopus", "wma": "wmav2"}
+
+
+def read(path, *limits):
+    rate, blocks = decode.decode(path, *limits)
+    return rate, np.concatenate([np.empty(0, np.float32), *blocks])
+
+
+@pytest.mark.parametrize(("suffix", "codec"), KINDS.items())
+def test_a_phones_recording_is_read(suffix, codec, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    right = write_recording(path, codec)
+    assert decode.is_foreign(path)
+    rate, samples = read(path)
+    assert rate == 48_000 and samples.dtype == np.float32
+    assert len(samples) == pytest.approx(len(right), abs=0.15 * rate)
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(440, abs=2)
+    thirds = [np.std(part) for part in np.array_split(samples, 3)]
+    assert thirds == sorted(thirds)  # louder and louder
+
+
+def test_a_part_is_read_from_where_it_starts(tmp_path):
+    path = tmp_path / "a.m4a"
+    write_recording(path, "aac", seconds=20)
+    rate, whole = read(path)
+    _, part = read(path, 12.0, 14.0)
+    assert len(part) == 2 * rate
+    # AAC's priming shifts what a seek finds by less than a frame of 1024 samples.
+    loud = np.std(whole[12 * rate : 14 * rate])
+    assert np.std(part) == pytest.approx(loud, rel=0.02)
+
+
+def test_channels_are_averaged(tmp_path):
+    path = tmp_path / "a.m4a"
+    right = write_recording(path, "aac", channels=2)
+    rate, samples = read(path)
+    assert np.std(samples) == pytest.approx(np.std(right), rel=0.05)
+
+
+def test_what_libsndfile_reads_is_left_to_it(tmp_path):
+    for name, start in {"a.wav": b"RIFF1234WAVE", "a.mp3": b"\xff\xfb", "b.flac": b"fLaC"}.items():
+        (tmp_path / name).write_bytes(start)
+        assert not decode.is_foreign(tmp_path / name)
+
+
+def test_what_is_no_sound_is_named(tmp_path):
+    path = tmp_path / "a.m4a"
+    for start, kind in decode.KINDS.items():
+        path.write_bytes(start + b" rest")
+        assert decode.name_kind(path) == kind
+    path.write_bytes(b"something")
+    assert decode.name_kind(path) == ""
+
+
+def test_damaged_files_are_one_line(tmp_path):
+    path = tmp_path / "a.m4a"
+    write_recording(path, "aac")
+    content = path.read_bytes()
+    for damaged in (content[:100], content[:8] + b"\0" * 500, b"\x1aE\xdf\xa3 nonsense"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="^[^\n]+$"):
+            read(path)
+
+
+def test_a_playlist_opens_no_other_file(tmp_path):
+    secret, path = tmp_path / "secret.m4a", tmp_path / "list.m4a"
+    write_recording(secret, "aac")
+    path.write_text(f"#EXTM3U\n#EXTINF:3,\n{secret}\n")
+    with pytest.raises(InputError, match="not readable"):
+        read(path)
+    path.write_text(f"ffconcat version 1.0\nfile '{secret}'\n")
+    with pytest.raises(InputError, match="not readable"):
+        read(path)
+
+
+# --- decoders that are killed, that stall, that eat -----------------------------------------------
+
+
+def replace_child(monkeypatch, code):
+    """The decoder is this Python code instead."""
+    start = subprocess.Popen
+
+    def popen(command, **options):
+        code_first = "from speech.decode import limit_resources; limit_resources()\n" + code
+        return start([sys.executable, "-c", code_first], **options)
+
+    monkeypatch.setattr(decode.subprocess, "Popen", popen)
+
+
+def test_a_decoder_killed_by_sigsegv_is_an_error(monkeypatch, tmp_path):
+    replace_child(monkeypatch, f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})")
+    with pytest.raises(InputError, match="decoder was stopped"):
+        decode.decode(tmp_path / "a.m4a")
+
+
+def test_a_decoder_that_sleeps_is_killed(monkeypatch, tmp_path):
+    replace_child(monkeypatch, "import time; time.sleep(60)")
+    monkeypatch.setattr(decode, "STALL_SECONDS", 1.0)
+    started = time.monotonic()
+    with pytest.raises(InputError, match="decoder was stopped"):
+        decode.decode(tmp_path / "a.m4a")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_decoder_that_eats_memory_is_stopped(monkeypatch, tmp_path):
+    replace_child(monkeypatch, "x = bytearray(2 * 2**30)")
+    with pytest.raises(InputError, match="decoder was stopped"):
+        decode.decode(tmp_path / "a.m4a")
+
+
+def test_killed_in_the_middle_is_an_error_and_nothing_is_left(monkeypatch, tmp_path):
+    code = "import os, sys, struct; sys.stdout.buffer.write(struct.pack('<i', 8000) + bytes(9000))"
+    code += f"; sys.stdout.flush(); os.kill(os.getpid(), {int(signal.SIGSEGV)})"
+    replace_child(monkeypatch, code)
+    rate, blocks = decode.decode(tmp_path / "a.m4a")
+    assert rate == 8000
+    with pytest.raises(InputError, match="decoder was stopped"):
+        list(blocks)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_whoever_stops_reading_ends_the_decoder(tmp_path):
+    path = tmp_path / "a.m4a"
+    write_recording(path, "aac", seconds=120)
+    threads = threading.active_count()
+    _, blocks = decode.decode(path)
+    next(blocks)
+    blocks.close()
+    assert threading.active_count() <= threads
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_the_child_adds_little(tmp_path):
+    path = tmp_path / "a.m4a"
+    write_recording(path, "aac")
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        read(path)
+        times.append(time.monotonic() - started)
+    assert min(times) < 1.0  # 0.3 s on a quiet machine
+
+
+def test_read_sound_reads_it_under_any_name(tmp_path):
+    path = tmp_path / "a.mp3"  # misnamed
+    write_recording(tmp_path / "a.m4a", "aac")
+    (tmp_path / "a.m4a").rename(path)
+    samples = np.concatenate(list(audio.read_sound(path, 16_000)))
+    assert len(samples) == pytest.approx(3 * 16_000, abs=2500)
+    assert audio.count_samples(path, 16_000, 0, None) == pytest.approx(len(samples), abs=2)
+    part = np.concatenate(list(audio.read_sound(path, 16_000, 1, 2)))
+    assert len(part) == pytest.approx(16_000, abs=1)
+    (tmp_path / "b.m4a").write_bytes(b"%PDF-1.7 and so on")
+    with pytest.raises(audio.UnreadableSound, match="a PDF"):
+        list(audio.read_sound(tmp_path / "b.m4a", 16_000))
+    with pytest.raises(audio.UnreadableSound, match="No such file"):
+        list(audio.read_sound(tmp_path / "none.m4a", 16_000))
