@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ from common import (
     fit_temperature,
     save_weights,
 )
-from speech import report
+from speech import familiarity, report
+from speech.audio import DATASET_FORMAT
 from speech.cli import (
     RANK,
     InputError,
@@ -44,7 +45,7 @@ from speech.dataset import Clips, check_clips, read_labels, split_clips, split_f
 from speech.device import joined_processes, pick_device, wait_for_first
 from speech.metadata import DataSummary, hash_participant, make_metadata, makes_shape, versions
 
-BASELINE_CLIPS = 20_000  # the baseline is fitted on at most so many: memory stays flat
+FITTED_CLIPS = 20_000  # baseline and familiarity are fitted on at most so many: memory stays flat
 PATIENCE = 8  # epochs; under --folds no one is held out for it: every fold is short of people
 CHECKPOINT_FORMAT = 2  # 1 had no number, and did not know the clips' content
 
@@ -182,7 +183,7 @@ def read_dataset_json(labels: Path, shape: tuple[int, int]) -> dict:
     path = labels.with_name("dataset.json")
     try:
         known = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
-        check_format(known, 2)
+        check_format(known, DATASET_FORMAT)
         name, sound = known.get("corpus"), known.get("settings")
         if not makes_shape(sound, shape):
             print0(f"{path} is not about clips of {shape}: how their sound was read is not known")
@@ -338,35 +339,63 @@ def make_training(
     return Training(**given, **{name: getattr(args, name) for name in names})
 
 
-def baseline_probabilities(dataset: SpectrogramDataset, split: dict, seed: int) -> np.ndarray:
-    """The linear baseline fitted on the same training people -> (N,) for the test clips."""
-    train, rng = split["train"], np.random.default_rng(seed)
-    if len(train) > BASELINE_CLIPS:
-        train = np.sort(rng.choice(train, BASELINE_CLIPS, replace=False))
-
-    def features(positions: np.ndarray) -> np.ndarray:
-        return np.stack([report.baseline_features(dataset[i][0].numpy()) for i in positions])
-
-    baseline = report.fit_baseline(features(train), np.array(dataset.labels)[train])
-    return baseline.predict_proba(features(split["test"]))[:, 1]
+def read_some(dataset: SpectrogramDataset, positions: np.ndarray) -> Iterator[np.ndarray]:
+    """The clips (M, T) at these positions, one by one: memory stays flat."""
+    return (dataset[position][0].numpy() for position in positions)
 
 
-def train_split(training: Training, checkpoint: Checkpoint) -> dict:
-    """Trains on one split and scores its test clips, once."""
+def baseline_probabilities(
+    dataset: SpectrogramDataset, train: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """The linear baseline fitted on training clips -> (N,) for the test clips."""
+    train_x, test_x = (
+        np.stack([familiarity.clip_features(clip) for clip in read_some(dataset, positions)])
+        for positions in (train, test)
+    )
+    baseline = report.fit_baseline(train_x, np.array(dataset.labels)[train])
+    return baseline.predict_proba(test_x)[:, 1]
+
+
+def draw_some(positions: np.ndarray, seed: int) -> np.ndarray:
+    """At most FITTED_CLIPS of them, in ascending order."""
+    if len(positions) <= FITTED_CLIPS:
+        return positions
+    return np.sort(np.random.default_rng(seed).choice(positions, FITTED_CLIPS, replace=False))
+
+
+def train_split(
+    training: Training, checkpoint: Checkpoint, participants: np.ndarray
+) -> tuple[dict, familiarity.Familiarity | None]:
+    """Trains on one split and scores its test clips, once.
+
+    Args:
+        participants: (N,), of all clips.
+
+    Returns:
+        What the report needs; and what the clips of training and validation sound like.
+    """
     if checkpoint.state:
         training.load_state(checkpoint.state)
     training.fit(checkpoint.save)
-    labels = training.labels[training.split["val"]]
-    temperature = fit_temperature(training.predict("val"), labels)
+    dataset, split = training.dataset, training.split
+    temperature = fit_temperature(training.predict("val"), training.labels[split["val"]])
     logits = training.predict("test") / temperature
-    baseline = baseline_probabilities(training.dataset, training.split, training.seed)
-    return {
+    train = draw_some(split["train"], training.seed)
+    used = draw_some(np.union1d(split["train"], split["val"]), training.seed)
+    known = familiarity.fit(read_some(dataset, used), participants[used])
+    answered = [
+        None if known is None else familiarity.is_answerable(known, clip)
+        for clip in read_some(dataset, split["test"])
+    ]
+    result = {
         "history": training.history,
         "best_epoch": training.best["epoch"],
         "temperature": temperature,
         "logit": (logits[:, 1] - logits[:, 0]).tolist(),
-        "linear": baseline.tolist(),
+        "linear": baseline_probabilities(dataset, train, split["test"]).tolist(),
+        "answered": answered,
     }
+    return result, known
 
 
 # --- report -------------------------------------------------------------------------------------
@@ -374,8 +403,9 @@ def train_split(training: Training, checkpoint: Checkpoint) -> dict:
 
 def collect_predictions(frame: pd.DataFrame, splits: list[dict], results: list) -> pd.DataFrame:
     """The test clips of all splits, with what was predicted for them when they were held out."""
+    columns = ("logit", "linear", "answered")
     parts = [
-        frame.iloc[split["test"]].assign(fold=number, logit=one["logit"], linear=one["linear"])
+        frame.iloc[split["test"]].assign(fold=number, **{name: one.get(name) for name in columns})
         for number, (split, one) in enumerate(zip(splits, results, strict=True), 1)
     ]
     predictions = pd.concat(parts, ignore_index=True)
@@ -441,7 +471,8 @@ def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> None
             torch.manual_seed(args.seed)
             model = build(args, *clips.shape)
             training = make_training(args, model, dataset, splits[done], device)
-            result = train_split(training, checkpoint)
+            people = clips.frame["participant"].to_numpy(str)
+            result, known = train_split(training, checkpoint, people)
             if args.folds:
                 checkpoint.finish_fold(result)
             else:
@@ -453,8 +484,12 @@ def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> None
         written = f"wrote {path.with_suffix('')}.json and .png"
         if not args.folds:  # the weights come first: nothing that is drawn may cost them
             temperature = checkpoint.results[0]["temperature"]
-            known = temperature, corpus.sound, dataclasses.asdict(data), table
-            save_weights(args.weights, model, make_metadata(model.name, model.arguments, *known))
+            facts = temperature, corpus.sound, dataclasses.asdict(data), table
+            metadata = make_metadata(model.name, model.arguments, *facts)
+            metadata["familiarity"] = known
+            if not known:
+                print0("too few clips or people to tell later which clips are unlike them")
+            save_weights(args.weights, model, metadata)
         write_report(args, data, predictions, table, checkpoint.results)
         print0(f"{written}, no weights" if args.folds else f"{written}, {args.weights}")
         checkpoint.path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,9 @@ COLUMNS = {  # what a column may be called
 }
 
 
+compose = partial(unicodedata.normalize, "NFC")  # spreadsheets compose é, macOS decomposes it
+
+
 def fold_spelling(name: str) -> str:
     """What a name has in common with its other spellings: `S01`, `s1 ` and `S1.0` are one."""
     name = re.sub(r"\s", "", unicodedata.normalize("NFKC", name).casefold())
@@ -201,12 +205,13 @@ def fold_spelling(name: str) -> str:
 
 def find_alike(names: Iterable[str], kind: str) -> list[str]:
     """A problem for every group of names that differ only in how they are spelt."""
-    groups = pd.Series(pd.unique(pd.Series(list(names), dtype=object)), dtype=object)
-    groups = groups.groupby(groups.map(fold_spelling)).agg(list) if len(groups) else []
+    groups = {}
+    for name in dict.fromkeys(names):
+        groups.setdefault(fold_spelling(name), []).append(name)
     how = "differ only in case, leading zeros, '.0', spaces or Unicode form: spell them alike"
     return [
         f"{kind} {' and '.join(map(repr, sorted(group)))} {how}"
-        for group in groups
+        for group in groups.values()
         if len(group) > 1
     ]
 
@@ -240,7 +245,7 @@ def normalise_rows(table: pd.DataFrame, path: str | Path) -> list[str]:
         words = table["gender"].str.lower()
         table["gender"] = words.map(GENDERS).fillna(words).replace("", np.nan)
     for name in {"participant", "fold"} & set(table.columns):
-        table[name] = table[name].map(lambda cell: unicodedata.normalize("NFC", cell))
+        table[name] = [compose(cell) for cell in table[name]]
         checks.append((name, table[name] == "", "is empty: name it in every row"))
     return list_problems(table, checks)
 
@@ -297,6 +302,11 @@ def check_people(participants: pd.Series, path: str | Path, advice: str = "") ->
         )
 
 
+def clean_id(cell: str) -> str:
+    """An id in one Unicode form, without the .npy of its file."""
+    return compose(cell[:-4] if cell[-4:].lower() == ".npy" else cell)
+
+
 def read_labels(path: str | Path, ask_who: bool = True) -> tuple[pd.DataFrame, list[str]]:
     """Reads dataset.csv.
 
@@ -312,8 +322,7 @@ def read_labels(path: str | Path, ask_who: bool = True) -> tuple[pd.DataFrame, l
         InputError: not such a file; all of its problems are in the one message.
     """
     frame, notes, problems = read_rows(path, "id")
-    frame["id"] = frame["id"].map(lambda cell: unicodedata.normalize("NFC", cell))
-    frame["id"] = frame["id"].str.replace(r"(?i)\.npy$", "", regex=True)
+    frame["id"] = [clean_id(cell) for cell in frame["id"]]
     unusable = frame["id"].str.contains(r"[/\\\0]", regex=True) | frame["id"].isin(["", ".", ".."])
     repeated = frame["id"].duplicated() & ~unusable
     checks = [("id", unusable, "is not a plain file name"), ("id", repeated, "repeats")]
@@ -361,7 +370,7 @@ def find_paths(ids: Iterable[str], folder: Path) -> tuple[list[str | None], list
     """The .npy file of each id, in whichever Unicode form its name is, and what is missing."""
     files = {}
     for name in os.listdir(folder):
-        files.setdefault(unicodedata.normalize("NFC", name), name)
+        files.setdefault(compose(name), name)
     lower = {name.lower(): name for name in files}
     paths, problems = [], []
     for name in (f"{one}.npy" for one in ids):

@@ -33,14 +33,21 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def multiplies_bf16() -> bool:
+    """Whether this processor multiplies bf16 natively."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # it is new in PyTorch 2.11
+        return torch.cpu._is_avx512_bf16_supported()
+    flags = torch.cpu.get_capabilities()
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+
+
 def pick_precision(name: str, device: torch.device) -> AbstractContextManager:
     """The autocast context for auto, fp32 or bf16.
 
     auto is bf16 where the processor or GPU multiplies it natively; elsewhere bf16 is slower.
     """
     if device.type == "cpu":
-        flags = torch.cpu.get_capabilities()
-        native = bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+        native = multiplies_bf16()
     else:
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     enabled = name == "bf16" or (name == "auto" and native)

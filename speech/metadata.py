@@ -3,6 +3,7 @@
 Shapes: M mel bins, T frames.
 """
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -72,6 +73,25 @@ def make_metadata(
         "test": {level: test[level] for level in ("clips", "participants")},
         "versions": versions(),
     }
+
+
+def unknown_metadata(name: str, arguments: dict) -> dict:
+    """Metadata of weights that another program trained: nothing is known of data and scores."""
+    data = DataSummary(
+        corpus=None,
+        synthetic=False,
+        sha256="not known",
+        content="not known",
+        split="not known",
+        folds=None,
+        total={},
+        clips={},
+        participants={},
+        on_both_sides={},
+        seen=[],
+    )
+    scores = {"clips": {}, "participants": {}}
+    return make_metadata(name, arguments, 1.0, None, dataclasses.asdict(data), scores)
 
 
 def is_argument(name: str, value: object) -> bool:

@@ -185,7 +185,34 @@ def summarize_predictions(frame: pd.DataFrame) -> dict:
     gender = frame.get("gender", pd.Series(None, frame.index, dtype=object)).replace("", None)
     genders = {str(name): score_tables(rows) for name, rows in frame.groupby(gender.to_numpy())}
     missing = int(gender.isna().sum())
-    return score_tables(frame) | {"genders": genders, "clips_without_gender": missing}
+    table = score_tables(frame) | {"genders": genders, "clips_without_gender": missing}
+    return table | summarize_abstention(frame)
+
+
+def summarize_abstention(frame: pd.DataFrame) -> dict:
+    """What is left when clips without a verdict are left out, {} where that was not checked.
+
+    Args:
+        frame: with a column "answered", bool; NaN where it was not checked.
+    """
+    if "answered" not in frame or frame["answered"].isna().any():
+        return {}
+    kept = frame[frame["answered"].astype(bool)]
+    counts = {"coverage": len(kept) / len(frame), "no_verdict": len(frame) - len(kept)}
+    return {"answered": counts | (score_tables(kept) if len(kept) else {})}
+
+
+def risk_coverage(frame: pd.DataFrame) -> tuple[Array, Array]:
+    """Share of clips answered and share of these that are wrong, the surest first -> (N,), (N,).
+
+    Clips without a verdict come last, whatever their probability (El-Yaniv & Wiener 2010).
+    """
+    sure = (frame["probability"] - THRESHOLD).abs()
+    answered = frame.get("answered", pd.Series(True, frame.index)).fillna(True).astype(bool)
+    order = np.lexsort([-sure, ~answered])
+    wrong = ((frame["probability"] >= THRESHOLD) != frame["label"].astype(bool)).to_numpy()[order]
+    count = np.arange(1, len(frame) + 1)
+    return count / len(frame), wrong.cumsum() / count
 
 
 def score_folds(frame: pd.DataFrame) -> Scores:
@@ -200,13 +227,11 @@ def score_folds(frame: pd.DataFrame) -> Scores:
 # --- linear baseline --------------------------------------------------------------------------
 
 
-def baseline_features(spectrogram: Array) -> Array:
-    """Mean and standard deviation over time of each mel bin, (M, T) -> (2M,)."""
-    return np.concatenate([spectrogram.mean(axis=1), spectrogram.std(axis=1)])
-
-
 def fit_baseline(features: Array, labels: Array) -> "Pipeline":
-    """Logistic regression on standardised features (N, 2M); ValueError with one class.
+    """Logistic regression on standardised features (N, F); ValueError with one class.
+
+    Features are speech.familiarity's: each bin's mean, standard deviation and mean absolute change.
+    Without the change AUROC is .83 instead of .92 (ravdess12): a network must beat the better one.
 
     C = 0.1 because it makes the harder baseline: AUROC .830 against .813 with scikit-learn's 1
     (ravdess12, 6 folds by participant, mean of 3 seeds).
@@ -252,18 +277,35 @@ def format_row(title: str, cells: list[str]) -> str:
     return (f"{title:<19}" + "".join(f"{text:<20}" for text in cells)).rstrip()
 
 
+def format_group(title: str, group: dict) -> list[str]:
+    """Lines about a part of the clips."""
+    lines = [f"{title}: {describe_people(group)}"]
+    for level, name in LEVELS.items():
+        cells = [format_score(group[level].get(metric)) for metric in BRIEFLY]
+        lines.append(format_row(f"  {name}", cells))
+    return lines
+
+
+def format_abstention(left: dict) -> list[str]:
+    """Lines about what is left when clips without a verdict are left out."""
+    if not left["no_verdict"]:
+        return ["no clip is without a verdict"]
+    if "n_clips" not in left:
+        return ["every clip is without a verdict"]
+    return format_group(f"{left['coverage']:.0%} have a verdict", left)
+
+
 def format_details(summary: dict) -> list[str]:
-    """Lines: the spread over folds, and the tables of each gender."""
+    """Lines: the spread over folds, the tables of each gender, and of clips with a verdict."""
     lines = []
     if spread := summary.get("folds"):
         entries = [spread[name] for name in BRIEFLY if name in spread]
         cells = ["{mean:.3f} (sd {sd:.3f})".format(**e) for e in entries if e["sd"] is not None]
         lines.append(format_row("mean of folds", cells))
     for gender, group in summary["genders"].items():
-        lines.append(f"{gender}: {describe_people(group)}")
-        for level, name in LEVELS.items():
-            cells = [format_score(group[level].get(metric)) for metric in BRIEFLY]
-            lines.append(format_row(f"  {name}", cells))
+        lines += format_group(gender, group)
+    if left := summary.get("answered"):
+        lines += format_abstention(left)
     if summary["genders"] and summary["clips_without_gender"]:
         lines.append(f"unknown: {summary['clips_without_gender']} clips, not scored apart")
     heading = format_row("", [METRICS[name].title.strip() for name in BRIEFLY])
@@ -303,12 +345,12 @@ def format_summary(title: str, summary: dict, baseline: dict | None = None) -> s
 
 
 def draw_report(path: Path, runs: Runs, frame: pd.DataFrame, summary: dict, title: str) -> None:
-    """Writes a PNG: learning curves, confusion matrix, ROC and reliability, all over clips."""
+    """Writes a PNG: learning curves, confusion, ROC, reliability and risk, all over clips."""
     import matplotlib
     from matplotlib.figure import Figure
 
     fonts = {"font.size": 8, "axes.titlesize": 9, "legend.fontsize": 7, "legend.frameon": False}
-    layout = [["loss", "accuracy", "confusion"], ["roc", "reliability", "reliability"]]
+    layout = [["loss", "accuracy", "confusion"], ["roc", "reliability", "risk"]]
     with matplotlib.rc_context(fonts):
         figure = Figure(figsize=(9, 6), dpi=200, layout="constrained")  # 900 px wide in a README
         axes = figure.subplot_mosaic(layout)
@@ -317,6 +359,7 @@ def draw_report(path: Path, runs: Runs, frame: pd.DataFrame, summary: dict, titl
         draw_confusion(axes["confusion"], frame)
         draw_roc(axes["roc"], frame, summary["clips"]["auroc"])
         draw_reliability(axes["reliability"], frame, summary["calibration_error"])
+        draw_risk(axes["risk"], frame, summary.get("answered"))
         names = ("accuracy", "majority_accuracy")
         ours, majority = (format_score(summary["clips"][name]) for name in names)
         heading = [title, describe_people(summary), f"accuracy {ours}, majority class {majority}"]
@@ -396,6 +439,19 @@ def draw_reliability(axes: "Axes", frame: pd.DataFrame, calibration_error: float
     for n, x, y in zip(clips, expected / clips, observed / clips, strict=True):
         axes.annotate(f"{n:.0f}", (x, y), (0, 6), textcoords="offset points", ha="center")
     error = f"calibration error {calibration_error:.3f}"
-    axes.set(title=f"reliability in {BINS} bins, with their clips: {error}")
+    axes.set(title=f"reliability, with its bins' clips:\n{error}")
     axes.set(xlabel="mean probability of Depressed", ylabel="share Depressed")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.12))
+
+
+def draw_risk(axes: "Axes", frame: pd.DataFrame, left: dict | None) -> None:
+    """Errors among the surest clips, and where those without a verdict begin."""
+    coverage, risk = risk_coverage(frame)
+    axes.plot(coverage, risk, color=BLUE)
+    if left:
+        end = left["coverage"]
+        axes.axvline(end, ls=":", color=GREY, label=f"{end:.0%} of the clips have a verdict")
+        axes.legend(loc="upper left")
+    axes.set(title="risk against coverage, the surest first")
+    axes.set(xlabel="share of the clips answered", ylabel="share of them wrong")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.02, max(0.5, risk.max()) + 0.05))

@@ -1,11 +1,13 @@
 """Models, augmentation, the loop and weights files."""
 
+import json
 import math
 import os
 import signal
 
 import numpy as np
 import pytest
+import safetensors.torch
 import soundfile
 import torch
 from conftest import (
@@ -30,7 +32,8 @@ import experiment
 import predict
 import train_cnn
 import train_lstm
-from common import CNNDNN, LSTMClassifier, load_weights
+from common import CNNDNN, LSTMClassifier, load_weights, save_weights
+from speech import familiarity
 from speech.cli import InputError
 from speech.dataset import split_clips
 from speech.metadata import hash_participant
@@ -186,6 +189,26 @@ def test_masks_are_at_most_20_wide_and_silent():
     assert torch.equal(common.mask(x, 0.0, 1), x)
 
 
+def test_a_quarter_of_the_clips_repeat_half_or_more_of_theirs():
+    torch.manual_seed(0)
+    x = torch.arange(40.0).repeat(2000, 2, 1)
+    y = common.repeat_part(x, 1.0)
+    assert torch.equal(y[:, 0], y[:, 1]) and y.shape == x.shape
+    lengths = []
+    for frames in y[:, 0].int().tolist():
+        start = frames[0]
+        length = max(frames) + 1 - start
+        lengths.append(length)
+        assert frames == [start + t % length for t in range(40)]
+    repeated = [length for length in lengths if length < 40]
+    assert 0.2 < len(repeated) / 2000 < 0.27 and min(repeated) == 20
+    assert len(set(repeated)) == 20, "every length from a half occurs"
+    assert {clip[0] for clip in y[:, 0].int().tolist()} == set(range(21)), "from everywhere"
+    torch.manual_seed(0)
+    odd = common.repeat_part(torch.rand(500, 1, 7), 1.0)
+    assert odd.shape == (500, 1, 7)
+
+
 # --- the loop -----------------------------------------------------------------------------------
 
 
@@ -325,7 +348,7 @@ def json_round_trip(state):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(small_dataset, capsys):
-    training = training_of(small_dataset, train_lstm, "--epochs", 5)
+    training = training_of(small_dataset, train_lstm, "--epochs", 5, "--patience", 0)
     taken = training.step
     broken = torch.tensor(float("nan"))
     training.step = lambda *b: broken if (training.epoch, training.batch) == (3, 1) else taken(*b)
@@ -370,6 +393,53 @@ def test_weights_come_back_as_they_were(tmp_path):
     before = LSTMClassifier(*SHAPE, steps="time", num_layers=1).eval()
     x = torch.rand(2, *SHAPE)
     assert torch.equal(model(x), before(x))
+    assert metadata["familiarity"] is None, "weights from before it was there"
+
+
+@pytest.fixture(scope="module")
+def known():
+    rng = np.random.default_rng(0)
+    return familiarity.fit(rng.random((60, *SHAPE), np.float32), np.arange(60) // 5)
+
+
+def test_familiarity_comes_back_as_it_was_and_costs_little(tmp_path, known):
+    path = write_weights(tmp_path / "w.safetensors", "lstm", SHAPE)
+    before, (model, metadata) = path.stat().st_size, load_weights(path)
+    save_weights(path, model, metadata | {"familiarity": known})
+    again, found = load_weights(path)
+    assert found["familiarity"].keys() == known.keys()
+    assert all(np.array_equal(found["familiarity"][name], known[name]) for name in known)
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert path.stat().st_size - before < 100_000
+    first = path.read_bytes()
+    save_weights(path, again, found)
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("mean", np.float32([np.nan] * 48)),
+        ("mean", np.zeros(47, np.float32)),
+        ("scale", np.zeros(48, np.float32)),
+        ("limits", np.ones((2, 2))),
+        ("more", np.ones(3, np.float32)),
+        ("components", torch.ones(2, 48, dtype=torch.bfloat16)),
+    ],
+)
+def test_hostile_familiarity_is_one_line(tmp_path, known, name, array):
+    path = write_weights(tmp_path / "w.safetensors", "lstm", SHAPE)
+    model, metadata = load_weights(path)
+    save_weights(path, model, metadata | {"familiarity": known})
+    tensors = {f"familiarity.{one}": torch.from_numpy(part) for one, part in known.items()}
+    tensors |= model.state_dict() | {f"familiarity.{name}": torch.as_tensor(array)}
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])["__metadata__"]
+    path.write_bytes(safetensors.torch.save(tensors, header))
+    with pytest.raises(InputError, match="w.safetensors: damaged, or no weights file") as caught:
+        load_weights(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 HALVES = {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}
@@ -458,12 +528,13 @@ def use(path, clip, sound):
     models = predict.load_models([path])
     _, metadata = models[0]
     predict.notice(models).encode()
-    demo.describe_weights("lstm", metadata).encode()
+    "".join(demo.describe_weights("lstm", metadata)).encode()
     demo.find_ticks(SHAPE, metadata["preprocessing"]["sound"])
     assert hash_participant("nobody") not in set(metadata["data"]["seen"])
     for source in [clip] + [sound] * (metadata["preprocessing"]["sound"] != SOUND):
         clips, _, _ = predict.read_input(source, metadata)
         probabilities = predict.predict_probabilities(models, clips)
+        assert all(type(predict.explain_refusal(models, clip)) is str for clip in clips)
         assert (
             probabilities.shape == (len(clips),)
             and (probabilities >= 0).all()
@@ -471,7 +542,23 @@ def use(path, clip, sound):
         )
 
 
-def test_fuzz_weights_are_refused_or_serve_every_script(parts, tmp_path):
+@pytest.fixture(scope="module")
+def knowing_parts(parts, known, tmp_path_factory):
+    """The parts of weights that know their training clips' sound."""
+    header, metadata, data = parts
+    path = tmp_path_factory.mktemp("knowing") / "w.safetensors"
+    path.write_bytes(weights_file(header, metadata, data))
+    model, loaded = load_weights(path)
+    save_weights(path, model, loaded | {"familiarity": known})
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    del header["__metadata__"]
+    return header, metadata, content[8 + length :]
+
+
+def test_fuzz_weights_are_refused_or_serve_every_script(knowing_parts, tmp_path):
+    parts = knowing_parts
     path, clip, sound = (tmp_path / name for name in ("w.safetensors", "a.npy", "a.wav"))
     np.save(clip, np.random.default_rng(0).random(SHAPE))
     soundfile.write(sound, np.random.default_rng(0).normal(size=9000), 8000)

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 import predict
 from common import load_weights, save_weights
 from predict import NOTICE, SYNTHETIC_NOTICE
+from speech import familiarity
 from speech.audio import cut_clips, log_mel, read_sound
 from speech.cli import InputError
 from speech.dataset import min_max, read_spectrogram
@@ -35,7 +36,7 @@ def make_weights(path, name="lstm", seed=0, **changes):
     write_weights(path, name, SHAPE, seed=seed)
     model, metadata = load_weights(path)
     for key, value in changes.items():
-        metadata[key] = metadata[key] | value if isinstance(value, dict) else value
+        metadata[key] = (metadata[key] or {}) | value if isinstance(value, dict) else value
     save_weights(path, model, metadata)
     return path
 
@@ -156,6 +157,125 @@ def test_verdict(probability, band, expected):
     assert predict.verdict(probability, band) == expected
 
 
+@pytest.mark.parametrize(
+    ("probability", "expected"),
+    [(0, "under 5%"), (0.0499, "under 5%"), (0.05, "5%"), (0.634, "63%"), (0.95, "95%")]
+    + [(0.951, "over 95%"), (1, "over 95%")],
+)
+def test_no_certainty_is_shown(probability, expected):
+    assert predict.format_probability(probability) == expected
+
+
+# --- clips without a verdict --------------------------------------------------------------------
+
+
+def speak(rng, people, clips, shape=SHAPE):
+    """Clips (N, M, T) alike within a person and across people: what familiarity learns."""
+    voices = np.repeat(rng.normal(0, 0.2, (people, shape[0], 1)), clips, axis=0)
+    return [min_max(one) for one in voices + rng.normal(size=(people * clips, *shape))]
+
+
+@pytest.fixture(scope="module")
+def knowing(folder):
+    """Weights that know what their training clips sound like."""
+    rng = np.random.default_rng(0)
+    known = familiarity.fit(speak(rng, 20, 10), np.repeat(np.arange(20), 10))
+    return make_weights(folder / "knowing.safetensors", familiarity=known)
+
+
+@pytest.fixture(scope="module")
+def mixed(folder):
+    """A folder: of a and b 3 of 4 clips are familiar, of c 1 of 4."""
+    (folder / "mixed").mkdir()
+    rng = np.random.default_rng(1)
+    for person, strange in (("a", 0), ("b", 1), ("c", 3)):
+        for n, clip in enumerate(speak(rng, 1, 4)):
+            clip = clip * np.linspace(0, 1, 16)[:, None] if n < strange else clip
+            np.save(folder / "mixed" / f"{person}_clip_{n}.npy", clip.astype(np.float32))
+    return folder / "mixed"
+
+
+def test_unfamiliar_clips_have_no_verdict_and_keep_their_probability(knowing, mixed, tmp_path):
+    run = call_script("predict.py", mixed, "--weights", knowing, "--csv", tmp_path / "o.csv")
+    assert run.returncode == 0 and predict.NOT_CHECKED not in run.stdout
+    rows = read_rows(tmp_path / "o.csv")
+    paths, models = sorted(mixed.glob("*.npy")), predict.load_models([knowing])
+    expected = predict.predict_probabilities(models, map(read_spectrogram, paths))
+    known = models[0][1]["familiarity"]
+    for row, path, probability in zip(rows[:12], paths, expected, strict=True):
+        assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)
+        strange = path.stem in ("b_clip_0", "c_clip_0", "c_clip_1", "c_clip_2")
+        assert (row["verdict"] == "no verdict") == strange
+        times = familiarity.score(known, read_spectrogram(path))
+        note = f"unlike the training clips, {times:.1f} times the limit"
+        assert row["note"] == (note if strange else "")
+    a, b, c = rows[12:]
+    assert a["note"] == "mean of 4"
+    assert float(a["probability"]) == pytest.approx(expected[:4].mean(), abs=1e-6)
+    assert b["note"] == "mean of 3, 1 without a verdict left out"
+    assert float(b["probability"]) == pytest.approx(expected[5:8].mean(), abs=1e-6)
+    assert c["verdict"] == "no verdict" and c["note"] == "3 of 4 without a verdict"
+    assert float(c["probability"]) == pytest.approx(expected[8:].mean(), abs=1e-6)
+
+
+def test_half_of_the_clips_are_enough():
+    answers = [(0.9, ""), (0.1, predict.SILENT)]
+    row = predict.summarize_person("a", answers, predict.UNCERTAIN)
+    assert row == ("", "a", 0.9, "Depressed", "mean of 1, 1 without a verdict left out")
+    row = predict.summarize_person("a", answers[1:], predict.UNCERTAIN)
+    assert row == ("", "a", 0.1, "no verdict", "1 of 1 without a verdict")
+
+
+def test_the_table_shows_no_probability_without_a_verdict(knowing, mixed):
+    run = call_script("predict.py", mixed / "c_clip_0.npy", "--weights", knowing)
+    assert re.search(
+        r"\nc_clip_0 +no verdict +unlike the training clips, .* the limit\n", run.stdout
+    )
+    assert re.search(r"\nc +no verdict +1 of 1 without a verdict\n", run.stdout)
+
+
+def test_one_member_of_an_ensemble_can_refuse(knowing, pair, mixed):
+    clip, models = read_spectrogram(mixed / "c_clip_0.npy"), predict.load_models([*pair, knowing])
+    alone = predict.explain_refusal(models[2:], clip)
+    assert alone.startswith("unlike") and predict.explain_refusal(models, clip) == alone
+    assert predict.explain_refusal(models[:2], clip) == ""
+    assert predict.NOT_CHECKED in predict.notice(models)
+    assert predict.NOT_CHECKED not in predict.notice(models[2:])
+    far = dict(models[2][1]["familiarity"])
+    far["limits"] = np.full((2, 2), 1e-30, np.float32)
+    strict = [(None, {"familiarity": far})]
+    assert "over 1000 times the limit" in predict.explain_refusal(strict, clip)
+
+
+def test_a_repeated_clip_has_limits_of_its_own(knowing, mixed):
+    known = dict(load_weights(knowing)[1]["familiarity"])
+    known["limits"] = np.float32([[1e9, 1e9], [1e-9, 1e-9]])
+    clip = read_spectrogram(mixed / "a_clip_0.npy")
+    models = [(None, {"familiarity": known})]
+    assert predict.explain_refusal(models, clip) == ""
+    assert predict.explain_refusal(models, clip, f"75% {predict.REPEATED}").startswith("unlike")
+
+
+@pytest.mark.parametrize(("frames", "expected"), [(7, "mostly silence"), (8, "")])
+def test_mostly_silent_clips_have_no_verdict(pair, tmp_path, frames, expected):
+    clip = np.full(SHAPE, 0.4, np.float32)
+    clip[0, 0], clip[3, :frames] = 0, 1
+    np.save(tmp_path / "a.npy", clip)
+    clip_row, person = predict.predict(predict.load_models(pair), [tmp_path / "a.npy"])
+    assert clip_row.note == expected and 0 < clip_row.probability < 1
+    assert (clip_row.verdict == "no verdict") == bool(expected) == (person.verdict == "no verdict")
+
+
+def test_labels_also_score_what_is_left(knowing, mixed, tmp_path):
+    names = sorted(path.stem for path in mixed.glob("*.npy"))
+    labels = pd.DataFrame({"id": names, "label": [name[0] == "b" for name in names]})
+    labels.astype({"label": int}).to_csv(tmp_path / "labels.csv", index=False)
+    flags = ["--weights", knowing, "--labels", tmp_path / "labels.csv"]
+    run = call_script("predict.py", mixed, *flags, "--csv", tmp_path / "o.csv")
+    assert "12 clips of 3 people, 1 Depressed" in run.stdout
+    assert "67% have a verdict: 8 clips of 3 people, 1 Depressed" in run.stdout
+
+
 # --- occlusion ----------------------------------------------------------------------------------
 
 
@@ -206,9 +326,9 @@ def test_windows_cover_everything_once_but_for_the_last(total, length, flat):
     pieces, starts, note = predict.cut_windows(array, length)
     assert all(piece.shape == (*array.shape[:-1], length) for piece in pieces)
     if total < length:
-        assert starts == [0] and "padded" in note
-        np.testing.assert_array_equal(pieces[0][..., :total], array)
-        assert not pieces[0][..., total:].any()
+        assert starts == [0] and note == f"{total / length:.0%} {predict.REPEATED}"
+        repeats = np.concatenate([array] * -(-length // total), axis=-1)
+        np.testing.assert_array_equal(pieces[0], repeats[..., :length])
         return
     assert note == "" and starts[-1] == total - length and len(pieces) == -(-total // length)
     assert starts[:-1] == list(range(0, total - length, length))
@@ -228,10 +348,14 @@ def test_spectrograms_longer_and_shorter_than_the_model(pair, tmp_path):
     assert note == "" and clips.dtype == np.float32
     same = predict.read_input((tmp_path / "long.npy").read_bytes(), metadata)[0]
     np.testing.assert_array_equal(same, clips)
-    np.save(tmp_path / "short.npy", array[:, :6])
+    np.save(tmp_path / "short.npy", array[:, :18])
     clips, _, note = predict.read_input(tmp_path / "short.npy", metadata)
-    np.testing.assert_array_equal(clips[0, :, :6], min_max(array[:, :6]))
-    assert not clips[0, :, 6:].any() and note == "25% of a clip's length, padded with silence"
+    np.testing.assert_array_equal(clips[0, :, :18], min_max(array[:, :18]))
+    np.testing.assert_array_equal(clips[0, :, 18:], clips[0, :, :6])
+    assert note == "75% of a clip's length, repeated to fill it"
+    np.save(tmp_path / "shorter.npy", array[:, :11])
+    with pytest.raises(InputError, match="^11 frames; at least 12 are needed, better 24$"):
+        predict.read_input(tmp_path / "shorter.npy", metadata)
     np.save(tmp_path / "other.npy", array[:8])
     with pytest.raises(InputError, match=r"expected clips of \(16, 24\).*found \(8, 24\)"):
         predict.read_input(tmp_path / "other.npy", metadata)
@@ -270,14 +394,42 @@ def test_silence_in_a_recording_is_skipped(sound_weights, tmp_path, monkeypatch)
     soundfile.write(tmp_path / "a.wav", samples, 8000)
     clips, starts, note = predict.read_input(tmp_path / "a.wav", metadata)
     assert starts.tolist() == [0, 2] and len(clips) == 2 and note == "1 silent clips skipped"
-    soundfile.write(tmp_path / "b.wav", samples[:3000], 8000)
-    assert "38% of a clip" in predict.read_input(tmp_path / "b.wav", metadata)[2]
     soundfile.write(tmp_path / "c.wav", 0 * samples, 8000)
     with pytest.raises(InputError, match="^silent$"):
         predict.read_input(tmp_path / "c.wav", metadata)
     monkeypatch.setattr(predict, "MAX_SECONDS", 1.8)
     with pytest.raises(InputError, match="longer than 0.0005 hours"):
         predict.read_input(tmp_path / "a.wav", metadata)
+
+
+def test_a_short_recording_is_repeated_and_a_shorter_one_refused(sound_weights, tmp_path):
+    metadata, path = load_weights(sound_weights)[1], tmp_path / "a.wav"
+    samples = np.random.default_rng(0).normal(0, 0.1, 5000).astype(np.float32)
+    soundfile.write(path, samples, 8000, subtype="FLOAT")
+    clips, _, note = predict.read_input(path, metadata)
+    expected = log_mel(np.concatenate([samples, samples[:3000]]), SOUND)
+    np.testing.assert_array_equal(clips, [expected])
+    assert note == "62% of a clip's length, repeated to fill it"
+    soundfile.write(path, samples[:3999], 8000)
+    with pytest.raises(InputError, match=r"^0.4 s; at least 0.5 s are needed, better 1$"):
+        predict.read_input(path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "refused"), [(2.1, "2.1 s"), (3.99, "3.9 s"), (4, ""), (5, ""), (8, "")]
+)
+def test_half_a_clip_is_needed_in_seconds(weights, tmp_path, seconds, refused):
+    metadata = load_weights(weights / "lstm.safetensors")[1]
+    samples = np.random.default_rng(0).normal(0, 0.1, round(16_000 * seconds)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    np.save(tmp_path / "a.npy", log_mel(samples))
+    for name in ("a.wav", "a.npy"):
+        if refused:
+            words = f"^{refused}; at least 4 s are needed, better 8$"
+            with pytest.raises(InputError, match=words if name == "a.wav" else "at least 4 s are"):
+                predict.read_input(tmp_path / name, metadata)
+        else:
+            assert predict.read_input(tmp_path / name, metadata)[0].shape == (1, 128, 251)
 
 
 def test_weights_without_sound_settings_take_the_notebooks(pair, weights, tmp_path):
@@ -330,7 +482,8 @@ def test_the_table_says_what_the_csv_says(pair, corpus, tmp_path):
     run = call_script("predict.py", path, *flags)
     row = read_rows(tmp_path / "out.csv")[0]
     assert NOTICE in run.stdout and SYNTHETIC_NOTICE not in run.stdout
-    assert re.search(rf"002_clip_8 +{float(row['probability']):.3f} +uncertain", run.stdout)
+    shown = predict.format_probability(float(row["probability"]))
+    assert re.search(rf"002_clip_8 +{shown} +uncertain", run.stdout)
     assert re.search(r"\n002 .*mean of 1\n", run.stdout)
 
 
@@ -366,7 +519,7 @@ def test_synthetic_weights_say_so(tmp_path, corpus):
 def test_files_are_read_as_rows_are_written(pair, corpus, monkeypatch):
     read, paths = [], list((corpus / "Spectrograms").glob("*.npy")) * 10
     reader = predict.read_input
-    monkeypatch.setattr(predict, "read_input", lambda p, m: read.append(p) or reader(p, m))
+    monkeypatch.setattr(predict, "read_input", lambda p, *rest: read.append(p) or reader(p, *rest))
     rows = predict.predict(predict.load_models(pair[:1]), iter(paths))
     next(rows)
     assert len(read) <= predict.CLIPS_AT_ONCE
@@ -400,7 +553,7 @@ def test_labels_score_the_predictions(pair, corpus, tmp_path):
         {"probability": float, "label": int}
     )
     title = f"Scored by {tmp_path / 'labels.csv'}"
-    expected = format_summary(title, summarize_predictions(frame))
+    expected = format_summary(title, summarize_predictions(frame.assign(answered=True)))
     assert expected in run.stdout
     assert "2 clips have no label and are not scored" in run.stdout
     assert f"note: {tmp_path / 'labels.csv'}: columns that are not used: mood" in run.stdout

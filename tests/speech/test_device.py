@@ -18,6 +18,10 @@ def test_precision_follows_the_processors_flags(monkeypatch):
     for flag, expected in (("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flag=flag: {flag: True})
         assert isinstance(device.pick_precision("auto", cpu), torch.autocast) == expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # of PyTorch before 2.11
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        assert isinstance(device.pick_precision("auto", cpu), torch.autocast) == native
     assert isinstance(device.pick_precision("bf16", cpu), torch.autocast)
     assert not isinstance(device.pick_precision("fp32", cpu), torch.autocast)
 

@@ -18,6 +18,7 @@ from scipy.stats import binomtest, norm, t
 from sklearn import metrics
 
 from speech import report
+from speech.familiarity import clip_features
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("error")
@@ -323,10 +324,7 @@ def test_linear_baseline_learns_and_repeats():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 2
     clips = rng.random((60, 8, 20)) + labels[:, None, None] * np.linspace(0, 0.3, 8)[:, None]
-    features = np.stack([report.baseline_features(clip) for clip in clips])
-    assert features.shape == (60, 16)
-    assert features[3, 2] == pytest.approx(clips[3, 2].mean())
-    assert features[3, 8 + 2] == pytest.approx(clips[3, 2].std())
+    features = np.stack([clip_features(clip) for clip in clips])
     first, second = (report.fit_baseline(features[:40], labels[:40]) for _ in range(2))
     probabilities = first.predict_proba(features[40:])[:, 1]
     assert (probabilities == second.predict_proba(features[40:])[:, 1]).all()
@@ -345,7 +343,13 @@ def with_gender(frame):
     return frame.assign(gender=gender)
 
 
+def without_verdicts(frame):
+    """The same with a tenth of the clips, the first ones, without a verdict."""
+    return frame.assign(answered=[i >= len(frame) // 10 for i in range(len(frame))])
+
+
 CASES = {
+    "abstaining": without_verdicts(with_gender(simulate(30))),
     "plain": simulate(30),
     "gender": with_gender(simulate(30)),
     "mixed": with_gender(simulate(12, 1, mixed=True)),
@@ -394,7 +398,8 @@ def test_a_score_is_never_shown_without_people_interval_and_majority(case, basel
         assert f"of {group['n_participants']} people" in lines[at]
         assert report.format_score(group["clips"]["majority_accuracy"]) in lines[at + 1]
         assert report.format_score(group["participants"]["majority_accuracy"]) in lines[at + 2]
-    assert ("unknown: " in text) == (case in ("gender", "mixed", "one class"))
+    assert ("unknown: " in text) == (case in ("abstaining", "gender", "mixed", "one class"))
+    assert ("90% have a verdict: " in text) == (case == "abstaining")
     assert ("mean of folds" in text) == (case == "mixed")
 
 
@@ -443,6 +448,45 @@ def test_scores_of_other_versions_are_shown_as_far_as_they_go():
     assert text.count(" -\n") == 4 and "mean of folds" in text  # of both genders
 
 
+def test_what_is_left_after_abstaining_is_scored_apart():
+    frame = simulate(30)
+    summary = report.summarize_predictions(without_verdicts(frame))
+    left, kept = summary["answered"], frame[len(frame) // 10 :]
+    assert left["no_verdict"] == len(frame) // 10
+    assert left["coverage"] == pytest.approx(len(kept) / len(frame))
+    assert left["clips"] == report.score_predictions(kept)
+    assert summary["clips"] == report.score_predictions(frame), "all clips are scored as before"
+    text = report.format_summary("t", summary)
+    expected = [report.format_score(left["clips"][name]) for name in report.BRIEFLY]
+    assert report.format_row("  clips", expected) in text
+    assert f"90% have a verdict: {report.describe_people(left)}" in text
+    json.dumps(summary, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("answered", "expected"),
+    [
+        (True, "no clip is without a verdict"),
+        (False, "every clip is without a verdict"),
+        (None, None),
+    ],
+)
+def test_all_none_or_unchecked(answered, expected):
+    summary = report.summarize_predictions(simulate(10).assign(answered=answered))
+    text = report.format_summary("t", summary)
+    assert (expected in text) if expected else ("verdict" not in text)
+
+
+def test_risk_against_coverage_by_hand():
+    columns = columns_of([1, 0, 1, 0], [0.9, 0.2, 0.4, 0.99])
+    frame = pd.DataFrame(columns).assign(answered=[True, True, True, False])
+    coverage, risk = report.risk_coverage(frame)
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
+    assert risk == pytest.approx([0, 0, 1 / 3, 1 / 2])  # the surest has no verdict: it comes last
+    unchecked = report.risk_coverage(frame.drop(columns="answered"))[1]
+    assert unchecked == pytest.approx([1, 1 / 2, 1 / 3, 1 / 2])
+
+
 # --- pictures ---------------------------------------------------------------------------------
 
 
@@ -477,11 +521,11 @@ def test_picture_shows_the_numbers_of_the_summary(monkeypatch, tmp_path):
 
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: figures.append(self))
-    frame, summary = CASES["gender"], summary_of("gender")
+    frame, summary = CASES["abstaining"], summary_of("abstaining")
     report.draw_report("unused", [(history(12), 7)], frame, summary, "CNN, SYNTHETIC VOICES")
     report.draw_report("unused", [(history(2, validation=False), 2)], frame, summary, "")
     report.draw_report("unused", [(history(5), 4), (history(3), 2)], frame, summary, "")
-    loss, accuracy, confusion, roc, reliability = figures[0].axes
+    loss, accuracy, confusion, roc, reliability, risk = figures[0].axes
     heading = figures[0].get_suptitle()
     assert "CNN, SYNTHETIC VOICES" in heading and report.describe_people(summary) in heading
     assert report.format_score(summary["clips"]["majority_accuracy"]) in heading
@@ -499,6 +543,12 @@ def test_picture_shows_the_numbers_of_the_summary(monkeypatch, tmp_path):
     assert area == pytest.approx(summary["clips"]["auroc"]["value"])
     assert sum(int(text.get_text()) for text in reliability.texts) == len(frame)
     assert f"{summary['calibration_error']:.3f}" in reliability.get_title()
+    coverage, wrong = risk.lines[0].get_data()
+    at = coverage.searchsorted(summary["answered"]["coverage"])
+    left = 1 - summary["answered"]["clips"]["accuracy"]["value"]
+    assert wrong[at] == pytest.approx(left) and coverage[-1] == 1
+    assert wrong[-1] == pytest.approx(1 - summary["clips"]["accuracy"]["value"])
+    assert "90% of the clips have a verdict" in risk.get_legend_handles_labels()[1]
     loss, accuracy = figures[1].axes[:2]
     assert [text.get_text() for text in accuracy.texts] == ["no validation split"]
     assert loss.get_legend_handles_labels()[1] == ["training"]
