@@ -4,13 +4,15 @@
 
 Good requests must get predict.py's answer and hostile ones a refusal; while the queue is full, any
 may answer that it is busy. Besides, there must be no server error, no growing memory (on Linux),
-and no file left after SIGTERM.
+no file outside the page's folder, none left after SIGTERM, and none after SIGKILL and a new start.
+Everything stays on the loopback.
 """
 
 import contextlib
 import csv
 import io
 import json
+import os
 import random
 import re
 import signal
@@ -30,6 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "speech")]
 
 import httpx
 import numpy as np
+import soundfile
 from test_dataset import HOSTILE
 from test_demo import file_data, serving, stop, write_inputs, write_sound_weights
 
@@ -66,8 +69,13 @@ class Question(NamedTuple):
 
 def find_button(server):
     """The endpoint behind the page's Classify, which has no name of its own."""
-    events = httpx.get(f"{server.url}/config").json()["dependencies"]
-    return next(event["api_name"] for event in events if event["api_visibility"] == "private")
+    config = httpx.get(f"{server.url}/config").json()
+    [button] = (c["id"] for c in config["components"] if c["props"].get("elem_id") == "classify")
+    return next(
+        event["api_name"]
+        for event in config["dependencies"]
+        if [button, "click"] in event["targets"]
+    )
 
 
 def write_questions(folder, weights, button, rng):
@@ -79,7 +87,10 @@ def write_questions(folder, weights, button, rng):
         hostile[-1].write_bytes(content)
     mixed = [rng.sample(clips + hostile[n::6], len(clips) + len(hostile[n::6])) for n in range(6)]
     sets = [("one clip", "classify", [clip]) for clip in clips]
-    sets += [("40 clips", "classify", clips * 10), ("recording", "listen", [files / "003.wav"])]
+    many = [files / f"{n:03}_clip_0.npy" for n in range(100, 140)]
+    for n, path in enumerate(many):
+        path.write_bytes(clips[n % len(clips)].read_bytes())
+    sets += [("40 clips", "classify", many), ("recording", "listen", [files / "003.wav"])]
     sets += [("mixed with hostile", "classify", paths) for paths in mixed]
     sets += [("by the page's button", button, paths) for paths in (clips, *mixed)]
     choices = {"Both": models, "cnn": models[:1], "lstm": models[1:]}
@@ -121,12 +132,14 @@ def ask(http, question):
         return str(stored.status_code)
     files = [file_data(path) for path in stored.json()]
     source = files[0] if question.endpoint == "listen" else files
-    event, data = call(http, question.endpoint, json={"data": [source, question.model]})
+    more = [None] if question.kind == "by the page's button" else []  # no labels
+    event, data = call(http, question.endpoint, json={"data": [source, *more, question.model]})
     if event != "complete":
         return event
     if question.kind == "by the page's button":  # it brings a CSV file among its pictures
-        table = http.get(f"{API}/file={data[6]['path']}").text
-        rows = list(csv.DictReader(io.StringIO(table)))
+        [path] = set(re.findall(r'"path": "([^"]+\.csv)"', json.dumps(data)))
+        found = csv.DictReader(io.StringIO(http.get(f"{API}/file={path}").text))
+        rows = [{name: row[name] for name in predict.Row._fields} for row in found]
     else:
         rows = data[0]["rows"]
     return "right" if is_right(rows, question.rows) else "wrong"
@@ -164,13 +177,88 @@ def upload_trick(http, rng):
 
 def crowd_the_queue(http, rng):
     """More calls than it holds, and nobody waits for the answers."""
-    body = {"data": [[EXAMPLE] * 8, "Both"]}
+    body = {"data": [[EXAMPLE], "Both"]}
     came = {http.post(f"{API}/call/classify", json=body).status_code for _ in range(80)}
     return str(max(came))
 
 
 def fetch_elsewhere(http, rng):
     return str(http.get(f"{API}/file={rng.choice(PATHS)}").status_code)
+
+
+def send_long_strings(http, rng):
+    """Strings that a server might keep as keys -> the status."""
+    long = rng.choice("abc") * rng.choice([100, 5000, 60_000])
+    requests = [
+        lambda: http.post(f"{API}/queue/join", json={"session_hash": long, "data": []}),
+        lambda: http.get(f"{API}/queue/data", params={"session_hash": long}),
+        lambda: http.post(f"{API}/upload", params={"upload_id": long}, files={"files": b"x"}),
+        lambda: http.get(f"{API}/heartbeat/{long}"),
+        lambda: http.post(f"{API}/cancel", json={"session_hash": long, "event_id": long}),
+        lambda: http.get("/config", headers={"x": long * 50 if len(long) == 100 else long}),
+    ]
+    return str(rng.choice(requests)().status_code)
+
+
+def try_closed_routes(http, rng):
+    """What Gradio brings and the page does not need."""
+    method, path = rng.choice(CLOSED)
+    return str(http.request(method, path, content=b"x" * rng.choice([0, 1000])).status_code)
+
+
+def ask_for_long_work(http, rng, wait=True):
+    """A small file of half an hour of sound; the visitor may hang up at once."""
+    name = f"{rng.randrange(10**9)}.flac"
+    stored = http.post(f"{API}/upload", files=[("files", (name, LONG_SOUND))])
+    if stored.status_code != 200:
+        return str(stored.status_code)
+    body = {"data": [file_data(stored.json()[0]), "Both"]}
+    posted = http.post(f"{API}/call/listen", json=body)
+    if posted.status_code != 200:
+        return str(posted.status_code)
+    address = f"{API}/call/listen/{posted.json()['event_id']}"
+    if wait:
+        return re.findall(r"event: (\w+)", http.get(address).text)[-1]
+    with (
+        contextlib.suppress(httpx.TimeoutException),
+        http.stream("GET", address, timeout=1) as answer,
+    ):
+        next(answer.iter_raw())
+    return "closed"
+
+
+def hang_up(http, rng):
+    return ask_for_long_work(http, rng, wait=False)
+
+
+def stay_idle(http, rng):
+    """Connections that ask for nothing."""
+    where = http.base_url.host, http.base_url.port
+    idle = [socket.create_connection(where, SILENT_SECONDS) for _ in range(20)]
+    time.sleep(1)
+    for connection in idle:
+        connection.close()
+    return "closed"
+
+
+def write_long_sound():
+    """Half an hour of quiet noise as FLAC, 8 kHz and 8 bits: a few hundred kB."""
+    noise = np.random.default_rng(0).integers(-1, 2, 1800 * 8000) / 128
+    soundfile.write(file := io.BytesIO(), noise, 8000, format="FLAC", subtype="PCM_S8")
+    return file.getvalue()
+
+
+LONG_SOUND = write_long_sound()
+CLOSED = [
+    ("POST", f"{API}/process_recording"),
+    ("POST", f"{API}/component_server"),
+    ("GET", f"{API}/deep_link?session_hash=a"),
+    ("GET", f"{API}/run-history/buckets"),
+    ("POST", f"{API}/stream/x"),
+    ("POST", f"{API}/call/upload"),
+    ("GET", "/monitoring/summary"),
+    ("GET", "/no/such/page"),
+]
 
 
 def calling(*calls):
@@ -191,8 +279,14 @@ HOSTILE_KINDS = {  # the request, how often, which answers are right
     "fetch elsewhere": (fetch_elsewhere, 1, {"403", "404"}),
     "classify elsewhere": (calling(*([[file_data(path)], "Both"] for path in PATHS)), 1, {"error"}),
     "call senselessly": (calling(*CALLS), 1, {"error"}),
-    "send no JSON": (posting("call", *BODIES), 1, {"400", "422"}),
+    "send no JSON": (posting("call", *BODIES), 1, {"400", "413", "422"}),
     "send 1000 files": (calling([[EXAMPLE] * 1000, "Both"]), 0.3, {"error"}),
+    "repeat a file": (calling([[EXAMPLE] * 4, "Both"]), 1, {"error"}),
+    "send long strings": (send_long_strings, 1, {"400", "404", "413", "414", "431"}),
+    "try closed routes": (try_closed_routes, 1, {"404", "400"}),
+    "ask for long work": (ask_for_long_work, 0.1, {"complete"}),
+    "hang up": (hang_up, 0.2, {"closed"}),
+    "stay idle": (stay_idle, 0.2, {"closed"}),
     "pass the queue": (posting("run", b'{"data": [null, "Both"]}'), 1, {"404"}),
     "crowd the queue": (crowd_the_queue, 0.03, {"200", "503"}),
 }
@@ -289,6 +383,18 @@ def stop_in_mid_traffic(server, folder):
     return left if status == 130 else [*left, f"status {status}"]
 
 
+def kill_and_start_again(folder, weights):
+    """SIGKILL with an upload stored, then a new start -> the files of the killed run."""
+    with serving(folder, "--no-share", "--weights", *weights) as server:
+        with httpx.Client(base_url=server.url) as http:
+            http.post(f"{API}/upload", files=[("files", ("a.npy", b"abc"))])
+        stop(server, signal.SIGKILL)
+    shown = "from speech import server; print(server.open_folder().path)"
+    environment = os.environ | {"TMPDIR": str(folder)}
+    subprocess.run([sys.executable, "-c", shown], cwd=ROOT, env=environment, check=True)
+    return [str(path) for path in folder.rglob("*") if path.name != "stderr"]
+
+
 def report(visits):
     """Prints what came of each kind, and how long a good request took."""
     counts = Counter((visit.kind, visit.outcome) for visit in visits)
@@ -329,7 +435,11 @@ def main():
             visits = soak(server, questions, args.minutes * 4 / 5, args.clients, args.seed + 1)
             growth = memory_at_rest(server, questions[0]) - before
             bad = report(warming + visits)
-            left = stop_in_mid_traffic(server, temp)
+            outside = [
+                path for path in temp.iterdir() if path not in (server.temp, temp / "stderr")
+            ]
+            left = [*map(str, outside), *stop_in_mid_traffic(server, temp)]
+            left += kill_and_start_again(Path(folder, "killed"), weights)
             logged = (temp / "stderr").read_text().count("Traceback")
     print(f"memory grew by {growth} MB; {logged} tracebacks in the log; left: {left or 'nothing'}")
     return int(bool(bad or left or growth > MAX_GROWTH_MB))

@@ -1,6 +1,5 @@
 """demo.py: its pictures and texts, and the server as a stranger meets it over HTTP."""
 
-import asyncio
 import base64
 import contextlib
 import csv
@@ -12,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +21,7 @@ import gradio_client
 import httpx
 import numpy as np
 import pytest
+import safehttpx
 import soundfile
 from conftest import ROOT, call_script, error_line, run_script, write_weights
 from PIL import Image
@@ -28,6 +29,7 @@ from PIL import Image
 import common
 import demo
 import predict
+from speech import server as page_server
 from speech.audio import SETTINGS
 
 # --- a server to talk to ------------------------------------------------------------------------
@@ -190,45 +192,201 @@ def row(name, p, note=""):
     return predict.Row(name, name.split("_clip_")[0], p, word, note)
 
 
-def test_the_timeline_has_a_bar_per_window_and_seconds_for_one_person():
+def session(rows, *paths, places=None):
+    places = places or [(0, 8.0 * i) for i in range(len(rows))]
+    return demo.Session(list(map(Path, paths)), "Both", rows, places)
+
+
+def test_the_timeline_has_a_button_per_window_and_a_player():
     rows = [row(f"x_clip_{8 * n}", n / 20) for n in range(21)]
-    html = demo.draw_timeline(rows)
-    assert html.count("<rect") == 21
-    assert 'left:2.4%">0 s<' in html and ">24 s<" in html and "0.50 in the mean" in html
-    assert demo.draw_timeline(rows[:1]) == ""
-    assert ">1<" in demo.draw_timeline([row("a", 0.1), row("b", 0.9)])
+    html = demo.draw_timeline(session(rows, "/tmp/x.wav"), 8)
+    assert html.count("<button") == 21 and html.count("<audio") == 1
+    assert 'data-n="20" data-file="0" data-at="160"' in html and ">2:24<" in html
+    assert 'aria-label="0:00, x_clip_0: Not Depressed, score under 0.05"' in html
+    assert html.count('tabindex="0"') == 1  # arrow keys go to the others
+    assert len(re.findall(r"<span class=\"\"", html)) <= 4  # a phone's ticks
 
 
-def person(name, p):
-    return predict.Row("", name, p, predict.verdict(p), "mean of 2")
+def test_the_timeline_of_clips_has_names_gaps_and_no_player():
+    rows = [row("a_clip_0", 0.1), row("a_clip_8", 0.1), row("b_clip_0", 0.9)]
+    files = session(
+        rows, "a_clip_0.npy", "a_clip_8.npy", "b_clip_0.npy", places=[(0, 0), (1, 0), (2, 0)]
+    )
+    html = demo.draw_timeline(files, 8)
+    assert "<audio" not in html and ">b_clip_0<" in html and "0:00" not in html
+    assert html.count(" gap") == 1
+    assert demo.draw_timeline(session(rows[:1], "a.npy"), 8) == ""
 
 
-def test_the_verdict_in_words():
-    words, probabilities = demo.format_result([person("<a>", 0.7)])
-    assert words == "## Depressed\n&lt;a&gt;: mean of 2 clips"
-    assert probabilities == {"Not Depressed": pytest.approx(0.3), "Depressed": pytest.approx(0.7)}
-    assert demo.format_result([person("a", 0.55)])[0].startswith("## Uncertain\n")
-    words, probabilities = demo.format_result([person("a", 0.9), person("b", 0.1)])
-    assert words == "## 2 people: 1 Depressed, 1 Not Depressed" and probabilities is None
-    assert demo.format_result([])[0].startswith("## No verdict")
+def test_a_files_name_is_no_markup():
+    html = demo.draw_timeline(session([row("<b>", 0.1)] * 2, "/<b>.wav"), 8)
+    assert "<b>" not in html
 
 
-def test_csv_cells_are_no_formulas():
-    path = demo.write_csv([row("=1+1", 0.25, "@x"), row("-bad", None, "why")])
+def person(name, p, word=None, note="mean of 2"):
+    return predict.Row("", name, p, word or predict.verdict(p), note)
+
+
+@pytest.fixture(scope="module")
+def loaded(models):
+    return predict.load_models(models)
+
+
+def test_the_verdict_in_words(loaded):
+    word, text = demo.format_result(
+        loaded, [row("<a>", 0.7), row("<a>", 0.7), person("<a>", 0.7)], 2
+    )
+    assert demo.words.find_key("Depressed") in word and 'class="yes"' in word
+    assert "Score 0.70: more like the clips labelled Depressed." in text
+    assert "&lt;a&gt;" in text and "<a>" not in text and "left:70.0%" in text
+    assert "about 1 of 2 people [0.60, 0.80]" in text and predict.SYNTHETIC_NOTICE in text
+    word, text = demo.format_result(loaded, [person("a", 0.55)], 1)
+    assert demo.words.find_key("uncertain") in word and "between" in text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0, "under 0.05"), (0.049, "under 0.05"), (0.27, "0.27"), (1.0, "over 0.95")]
+)
+def test_no_score_is_certain(p, text):
+    assert demo.format_number(p) == text
+
+
+def test_no_verdict_is_a_result_with_its_reason(loaded):
+    reason = "unlike the training clips, 3.1 times the limit"
+    clips = [predict.Row("a_clip_0", "a", 0.9, predict.NO_VERDICT, reason)]
+    refused = person("a", 0.9, predict.NO_VERDICT, "1 of 1 without a verdict")
+    word, text = demo.format_result(loaded, [*clips, refused], 1)
+    assert demo.words.find_key("no verdict") in word
+    assert "3.1 times the limit" in text and "marker" not in text and "Score" not in text
+
+
+def test_several_people_are_a_table(loaded):
+    people = [person("a", 0.9), person("b", 0.1), person("c", 0.5, predict.NO_VERDICT)]
+    clips = [row("a_clip_0", 0.9), row("b_clip_0", 0.1), row("b_clip_8", None, "why")]
+    word, text = demo.format_result(loaded, [*clips, *people], 3)
+    assert "3 people: 1 Depressed, 1 Not Depressed, 1 no verdict" in word
+    assert text.count("<tr>") == 4 and "1 of 3 files could not be read" in text
+    assert "b_clip_8: why" in text
+
+
+def test_nothing_readable_is_reported(loaded):
+    word, text = demo.format_result(loaded, [row("a", None, "why")], 1)
+    assert demo.words.find_key("no verdict") in word and "a: why" in text
+
+
+def test_the_csv_says_what_it_is_and_its_cells_are_no_formulas():
+    rows = [row("=1+1", 0.25, "@x"), row("-bad", None, "why"), person("=1+1", 0.25)]
+    path = demo.write_csv(rows, session(rows[:2], "/tmp/my interview.wav", "b.npy"), "no diagnosis")
+    assert Path(path).name == "my_interview_and_1_more_predictions.csv"
     with open(path, newline="") as file:
-        first, second = csv.DictReader(file)
+        first, second, mean = csv.DictReader(file)
     assert first["clip"] == "'=1+1" and first["note"] == "'@x"
-    assert float(first["probability"]) == 0.25
-    assert second["clip"] == "'-bad" and second["probability"] == ""
+    assert float(first["probability"]) == 0.25 and second["seconds"] == "8"
+    assert second["clip"] == "'-bad" and second["probability"] == "" and mean["seconds"] == ""
+    assert first["model"] == "Both" and first["threshold"] == "0.5"
+    assert first["notice"] == "no diagnosis" and first["date"].startswith("20")
 
 
 def test_about_shows_data_split_scores_and_versions(models):
     _, metadata = common.load_weights(models[0])
     metadata["test"]["clips"]["auroc"] = {"value": None, "low": None, "high": None}
-    text = demo.describe_weights("cnn-old", metadata)
-    assert "### cnn-old" in text and "split by participant" in text and "test 8 (2)" in text
+    brief, rest = demo.describe_weights("cnn-old", metadata)
+    text = brief + rest
+    assert brief.count("| ") < 40 and "AUROC" not in brief
+    assert "### cnn-old" in text and "plit by participant" in text and "test 8 (2)" in text
+    assert "right about 1 of 2 people" in text
     assert "| accuracy | 0.700 [0.60, 0.80] | 0.700 [0.60, 0.80] |" in text
     assert "majority" in text and "undefined" in text and "torch" in text
+
+
+def test_a_window_is_read_alone_and_is_the_one_that_was_classified(loaded, files):
+    metadata = loaded[0][1]
+    clips, starts, _ = predict.read_input(files / "003.wav", metadata)
+    for clip, start in zip(clips, starts, strict=True):
+        alone = demo.read_window(files / "003.wav", float(start), metadata)
+        assert np.abs(alone - clip).max() < 1e-4
+    [clip], _, _ = predict.read_input(files / "001_clip_0.npy", metadata)
+    assert np.array_equal(demo.read_window(files / "001_clip_0.npy", 0.0, metadata), clip)
+
+
+def test_each_clip_knows_its_file_and_start(loaded, files, tmp_path):
+    """Also where a clip's name could be a window's of another file."""
+    twin = tmp_path / "003_clip_8.npy"
+    twin.write_bytes((files / "001_clip_0.npy").read_bytes())
+    paths = [files / "003.wav", twin]
+    rows, places = demo.classify(loaded, paths, demo.plan_work(paths, loaded[0][1]))
+    assert places == [(0, 0.0), (0, 8.0), (0, 12.0), (1, 0.0)]
+    assert [row.clip for row in rows[:4]] == [
+        "003_clip_0",
+        "003_clip_8",
+        "003_clip_12",
+        "003_clip_8",
+    ]
+
+
+def test_work_that_nobody_waits_for_stops(loaded, files):
+    work = demo.plan_work([files / "003.wav"], loaded[0][1])
+    assert work.clips == 3 and work.seconds == 8
+    work.stopped.set()
+    with pytest.raises(demo.Stopped):
+        demo.classify(loaded, [files / "003.wav"], work)
+
+
+def test_closing_the_generator_stops_the_work(loaded, files, monkeypatch):
+    seen = []
+    monkeypatch.setattr(demo, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(
+        demo, "classify", lambda models, paths, work: seen.append(work) or time.sleep(0.3)
+    )
+    steps = demo.run_work({"Both": loaded}, [str(files / "003.wav")], None, "Both")
+    assert "Reading 0.4 minutes" in next(steps)[1]
+    steps.close()
+    assert seen[0].stopped.is_set()
+
+
+def test_whatever_fails_has_words(loaded, monkeypatch, capsys, tmp_path):
+    def last(source):
+        return list(demo.run_work({"Both": loaded}, source, None, "Both"))[-1][1]
+
+    assert "Choose a file" in last(None)
+    assert "x.wav: deleted after 30 minutes" in last([str(tmp_path / "x.wav")])
+    (tmp_path / "x.wav").touch()
+    monkeypatch.setattr(demo, "MAX_UPLOAD_BYTES", -1)
+    assert "FLAC or MP3" in last([str(tmp_path / "x.wav")])
+    monkeypatch.setattr(demo, "MAX_UPLOAD_BYTES", 2**20)
+    monkeypatch.setattr(demo, "classify", lambda *_: 1 / 0)
+    assert "failed on the server" in last([str(tmp_path / "x.wav")])
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_labels_score_the_files(loaded, files, tmp_path):
+    rows = list(predict.predict(loaded, sorted(files.glob("*.npy"))))
+    labels = tmp_path / "dataset.csv"
+    names = ("001_clip_0", "001_clip_8", "002_clip_0", "002_clip_8")
+    labels.write_text("id,label\n" + "".join(f"{name},{name[2] == '1':d}\n" for name in names))
+    text = demo.score_labels(rows, str(labels), loaded)
+    assert "accuracy" in text and "AUROC" in text and str(tmp_path) not in text
+    labels.write_text("what,ever\n1,2\n")
+    assert str(tmp_path) not in (text := demo.score_labels(rows, str(labels), loaded))
+    assert "dataset.csv" in text
+    assert demo.score_labels(rows, None, loaded) == ""
+
+
+def test_files_are_counted():
+    assert demo.count_files([]) == ""
+    assert (
+        demo.count_files(["/x/a_clip_0.npy", "/x/a_clip_8.npy", "/x/b.wav"]) == "3 files, 2 people"
+    )
+    assert demo.count_files(["/x/a.wav"]) == "1 file, 1 person"
+
+
+def test_every_language_has_every_word():
+    texts = demo.words.translations()
+    assert {"en", "de", "it", "es", "fr", "zh-CN"} <= set(texts)
+    for language in texts.values():
+        assert language.keys() == texts["en"].keys() and all(language.values())
+        assert "https://findahelpline.com" in language[demo.words.find_key("help")]
+    assert texts["en"][demo.words.find_key("notice")] == predict.NOTICE
 
 
 def test_every_weights_file_is_a_choice_by_its_name():
@@ -254,33 +412,6 @@ def test_every_weights_file_is_a_choice_by_its_name():
 # --- hardening, piece by piece ------------------------------------------------------------------
 
 
-def test_sweep_removes_what_is_old_and_only_that(tmp_path):
-    (tmp_path / "hash").mkdir()
-    (tmp_path / "hash" / "clip.npy").touch()
-    (tmp_path / "tmpab12").touch()  # what an upload that was broken off leaves
-    demo.sweep(tmp_path, 60)
-    assert len(list(tmp_path.rglob("*"))) == 3
-    time.sleep(0.01)
-    demo.sweep(tmp_path, 0)
-    demo.sweep(tmp_path, 0)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_wrong_password_waits_and_holds_up_nobody(monkeypatch):
-    monkeypatch.setattr(demo, "WRONG_PASSWORD_SECONDS", 0.3)
-
-    async def attempt():
-        started = time.monotonic()
-        tries = [demo.log_in("secret", "me", word) for word in ("", "secre", "sécret")]
-        wrong = asyncio.gather(*tries)
-        right = await demo.log_in("secret", "me", "secret")
-        return right, time.monotonic() - started, await wrong, time.monotonic() - started
-
-    right, soon, wrong, late = asyncio.run(attempt())
-    assert right and soon < 0.2
-    assert wrong == [False] * 3 and late >= 0.3
-
-
 @pytest.mark.parametrize(
     ("public", "share", "words"),
     [
@@ -290,7 +421,9 @@ def test_a_wrong_password_waits_and_holds_up_nobody(monkeypatch):
     ],
 )
 def test_one_plain_line_says_where(public, share, words, monkeypatch, capsys):
-    monkeypatch.setattr(demo.safehttpx, "async_validate_url", None)
+    monkeypatch.setattr(safehttpx, "async_validate_url", None)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", "")
     monkeypatch.delenv("DEMO_PASSWORD", raising=False)
     asked = {}
 
@@ -300,8 +433,7 @@ def test_one_plain_line_says_where(public, share, words, monkeypatch, capsys):
         return None, "http://127.0.0.1:7860/", public
 
     page = SimpleNamespace(queue=lambda **_: None, launch=launch)
-    args = SimpleNamespace(host=None, port=None, password=None)
-    line = demo.serve(page, args, share)
+    line = page_server.start(page, demo.UPLOADS, share=share)
     assert line.startswith("Serving at http://127.0.0.1:7860/") and words in line
     assert "\n" not in line and not capsys.readouterr().out
     assert asked["share"] is share and asked["auth"] is None and asked["run_history"] is False
@@ -425,22 +557,6 @@ def test_a_hundred_megabytes_are_refused_announced_or_not(server):
     assert long.status_code in (400, 413)
 
 
-def test_an_upload_broken_off_is_swept_away(server):
-    before = stored(server)
-    with socket.create_connection(("127.0.0.1", int(server.url.split(":")[-1]))) as plain:
-        plain.sendall(
-            b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n"
-            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-            b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.npy"\r\n\r\n'
-            + bytes(2_000_000)
-        )
-        time.sleep(0.5)
-    time.sleep(0.5)
-    assert stored(server) > before  # Gradio keeps it
-    demo.sweep(server.temp, 0.0)
-    assert not stored(server)
-
-
 def test_the_queue_cannot_be_passed_by(server):
     answer = httpx.post(f"{server.url}/gradio_api/run/classify", json={"data": [None, "Both"]})
     assert answer.status_code == 404 and "queue" in answer.text
@@ -469,10 +585,12 @@ def test_32_at_once_get_the_right_answer_or_a_clean_busy(server, files, models):
 
 
 def test_64_clips_with_both_models(server, files):
-    [path] = upload(server.url, [files / "001_clip_0.npy"])
+    clip = (files / "001_clip_0.npy").read_bytes()
+    parts = [("files", (f"{n:03}_clip_0.npy", clip)) for n in range(64)]
+    stored = httpx.post(f"{server.url}/gradio_api/upload", files=parts, timeout=60).json()
     started = time.monotonic()
-    event, data = call(server.url, "classify", [file_data(path)] * 64, "Both")
-    assert event == "complete" and len(data[0]["rows"]) == 65
+    event, data = call(server.url, "classify", [file_data(path) for path in stored], "Both")
+    assert event == "complete" and len(data[0]["rows"]) == 128
     assert time.monotonic() - started < 30  # 2.5 s on a quiet machine
 
 
@@ -524,6 +642,34 @@ def test_sigterm_leaves_nothing(closed):
 def test_a_proxy_in_the_way_is_one_line():
     proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
     assert "cannot be served" in error_line(run_script("demo.py", "--no-share", **proxy))
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "words"),
+    [
+        (("--host", "no.such.host"), {}, "no.such.host"),
+        ((), {"GRADIO_SERVER_NAME": "no.such.host"}, "no.such.host"),
+        ((), {"GRADIO_SERVER_PORT": "abc"}, "GRADIO_SERVER_PORT: expected an integer"),
+        (("--host", "192.0.2.1"), {}, "192.0.2.1"),
+    ],
+)
+def test_an_address_that_cannot_be_served_is_one_line(flags, environment, words, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(signal.SIGTERM)
+    line = error_line(call_script("demo.py", "--no-share", *flags))
+    signal.signal(signal.SIGTERM, before)
+    assert words in line
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        before = signal.getsignal(signal.SIGTERM)
+        line = error_line(call_script("demo.py", "--no-share", "--port", taken.getsockname()[1]))
+        signal.signal(signal.SIGTERM, before)
+    assert "cannot be served at 127.0.0.1" in line
 
 
 def test_missing_weights_are_one_line():

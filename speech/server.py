@@ -1,0 +1,864 @@
+"""What a page that strangers reach needs around Gradio: it knows nothing of models.
+
+FOLDER = server.open_folder()  # before Gradio is imported
+print(server.start(page, FOLDER, password=server.read_password(args.password)))
+server.serve_until_stopped(page, FOLDER)
+"""
+
+import asyncio
+import atexit
+import contextlib
+import gc
+import heapq
+import io
+import itertools
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+import threading
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from multiprocessing import parent_process
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+import uvicorn.config
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from speech.cli import InputError, deferred_signals
+
+try:
+    import fcntl
+    import resource
+except ImportError:  # Windows
+    fcntl = resource = None
+
+MAX_UPLOAD_BYTES = 90 * 2**20  # half an hour of 16-bit mono at 48 kHz; 256 clips in float64
+MAX_JSON_BYTES = 2**20  # 256 files as the page names them are 0.3 MB
+MAX_FORM_BYTES = 4096  # a log-in, or a cancelled event
+MAX_HELD_BYTES = 64 * 2**20  # of JSON in memory for all visitors together
+MAX_URL_BYTES = MAX_HEADER_BYTES = 4096  # a name of 255 letters in UTF-8, quoted, is 0.8 kB
+MAX_HEADERS_BYTES = 8192  # together; a Space's proxy adds 1 to 2 kB
+MIN_FREE_BYTES = 2**30  # of the disk; under it, uploads are refused
+STALLED_SECONDS = 30.0  # without a byte of a body, or of a first request
+MAX_CONNECTIONS, FILES_KEPT = 1000, 64  # files that connections leave for uploads and pictures
+
+MAX_SOUND_SECONDS = 2 * 3600  # of one request: 20 s of work for both models on two cores
+KEEP_SECONDS, SWEEP_SECONDS = 30 * 60, 30  # of uploads: time for another look at the results
+FORGOTTEN_SECONDS = 24 * 3600  # a folder without a lock file is of an older version, if of ours
+UNHEARD_SECONDS = 30.0  # a call whose answer nobody has asked for by then was not meant
+MAX_KEPT = 512  # answers, sessions and uploads that nobody has fetched or ended
+
+GUESS_SECONDS, FREE_GUESSES, MAX_GUESSES = 1.0, 10, 60  # all visitors together; then the waiting
+LOG_SECONDS, LOG_BURST, LOG_LENGTH = 1.0, 20, 300  # a line a second after the first twenty
+TURN_SECONDS = 0.1  # of work before another job is let on
+MAX_JOBS, MAX_WAITING = 32, 64  # at work in turns, and in the queue behind them
+
+T = TypeVar("T")
+
+
+# --- names from strangers -----------------------------------------------------------------------
+
+
+def show_controls(text: str) -> str:
+    """One line of what can be seen: newlines, escapes and marks of direction as Python writes them.
+
+    Undecodable bytes too: a lone surrogate would end the answer that it stands in.
+    """
+    return "".join(
+        char if char.isprintable() and unicodedata.category(char)[0] != "C" else repr(char)[1:-1]
+        for char in text
+    )
+
+
+def safe_name(text: str) -> str:
+    """A name for Markdown and HTML alike: it is shown as it stands, and links to nothing.
+
+    An entity is text in both, never a mark: `*`, `[`, `<` and also the `:` and `.` of an address.
+    The word joiner after a dollar keeps Gradio from setting two of them as a formula.
+    """
+    entities = (
+        char if char.isalnum() or char == " " or ord(char) > 127 else f"&#{ord(char)};"
+        for char in show_controls(text)
+    )
+    return "".join(entities).replace("&#36;", "&#36;&#8288;")
+
+
+# --- the temporary folder -----------------------------------------------------------------------
+
+
+def is_ours(path: Path) -> bool:
+    """Whether it is a folder of this user, and no link: in /tmp anybody may put anything."""
+    status = path.lstat()
+    return stat.S_ISDIR(status.st_mode) and (
+        not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    )
+
+
+def is_dead(path: Path) -> bool:
+    """Whether the run that made the folder is over: the system then has released its lock."""
+    try:
+        with open(path / ".lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except FileNotFoundError:
+        return path.lstat().st_mtime < time.time() - FORGOTTEN_SECONDS
+    except OSError:
+        return False
+
+
+def remove_dead(root: Path, prefix: str) -> None:
+    """Removes what runs that were killed have left, recordings among it."""
+    if not fcntl:
+        return
+    for path in (*root.glob(f"{prefix}*"), *root.glob(f".{prefix}*")):
+        with contextlib.suppress(OSError):  # another start may be removing it
+            if is_ours(path) and is_dead(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class Folder:
+    """Where everything of visitors lies: locked while the process lives, and swept by age."""
+
+    def __init__(self, path: Path):
+        self.path, self.lock = path, None
+
+    def ensure(self) -> Path:
+        """Makes it anew if a cleaner took it; it appears locked, or a start would remove it."""
+        if not self.path.exists():
+            new = self.path.with_name(f".{self.path.name}")
+            new.mkdir(0o700, exist_ok=True)
+            self.take_lock(new)
+            new.rename(self.path)
+        elif not (self.path / ".lock").exists():
+            self.take_lock(self.path)
+        return self.path
+
+    def take_lock(self, folder: Path) -> None:
+        if self.lock:
+            self.lock.close()
+        self.lock = (folder / ".lock").open("wb")  # held as long as the process lives
+        if fcntl:
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+    def sweep(self, seconds: float) -> None:
+        """Removes what is older than that: Gradio itself forgets uploads that were broken off."""
+        (self.ensure() / ".lock").touch()  # or a cleaner would think it old
+        limit = time.time() - seconds
+        for path in sorted(self.path.rglob("*"), reverse=True):  # files before their folder
+            hidden = path.relative_to(self.path).parts[0].startswith(".")  # the lock, caches
+            with contextlib.suppress(OSError):  # a folder that is not empty, a file just taken away
+                if not hidden and path.lstat().st_ctime < limit:
+                    remove = path.rmdir if stat.S_ISDIR(path.lstat().st_mode) else path.unlink
+                    remove()
+
+    def remove(self) -> None:
+        if self.lock:
+            self.lock.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def open_folder(prefix: str = "speech-") -> Folder:
+    """Makes the folder and names it to Gradio, which must not be imported yet; removed at exit.
+
+    A child process that imports the page again gets its parent's.
+    """
+    parents = os.environ.get("GRADIO_TEMP_DIR")
+    if parent_process() and parents:
+        return Folder(Path(parents))
+    root = Path(tempfile.gettempdir())
+    remove_dead(root, prefix)
+    folder = Folder(root / f"{prefix}{secrets.token_hex(4)}")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.ensure())
+    owner = os.getpid()
+    atexit.register(lambda: folder.remove() if os.getpid() == owner else None)
+    return folder
+
+
+class Disk:
+    """Counts what uploads are bringing, all together, against what the disk has free."""
+
+    def __init__(self, folder: Folder):
+        self.folder, self.coming = folder, 0
+
+    def reserve(self, size: int) -> bool:
+        """Takes the room for bytes that are about to be written, if the reserve stays."""
+        free = shutil.disk_usage(self.folder.ensure()).free
+        if free - self.coming - size < MIN_FREE_BYTES:
+            return False
+        self.coming += size
+        return True
+
+    def release(self, size: int) -> None:
+        """They are written: the disk itself counts them now."""
+        self.coming -= size
+
+
+# --- passwords ----------------------------------------------------------------------------------
+
+
+def read_password(given: str | None, variable: str = "DEMO_PASSWORD") -> str | None:
+    """The password given or in the environment; None publishes the page.
+
+    Raises:
+        InputError: it is empty, which would publish a page that was meant to be closed.
+    """
+    sources = {"--password": given, variable: os.environ.get(variable)}
+    for name, word in sources.items():
+        if word is not None and not word.strip():
+            raise InputError(f"{name} is empty: give a password, or leave it out to publish")
+    if given is not None:
+        print(f"note: others on this machine see --password; {variable} is hidden", file=sys.stderr)
+    return given if given is not None else sources[variable]
+
+
+def make_log_in(password: str) -> Callable[[str, str], Awaitable[bool]]:
+    """What Gradio asks for each log-in: guesses of all visitors together take one line.
+
+    The first few need not wait, so that whoever mistypes is not held up; a right password gives its
+    place back. A full line is refused, with 429.
+    """
+    line_ends = 0.0  # when the last guess in line is due
+
+    async def log_in(_user: str, guess: str) -> bool:
+        nonlocal line_ends
+        now = time.monotonic()
+        ends = max(line_ends, now) + GUESS_SECONDS
+        wait = max(0.0, ends - now - FREE_GUESSES * GUESS_SECONDS)
+        if wait > MAX_GUESSES * GUESS_SECONDS:
+            raise HTTPException(429, "Too many wrong passwords: try again in a minute.")
+        line_ends = ends
+        await asyncio.sleep(wait)
+        right = secrets.compare_digest(guess.encode(errors="replace"), password.encode())
+        if right:
+            line_ends -= GUESS_SECONDS
+        else:
+            await asyncio.sleep(GUESS_SECONDS)  # holds up nobody else
+        return right
+
+    return log_in
+
+
+# --- what is served -----------------------------------------------------------------------------
+
+
+class Route(NamedTuple):
+    methods: str
+    path: str  # as Gradio writes it
+    most: int = 0  # bytes of a body
+
+
+API = "/gradio_api"
+ROUTES = (  # all others are 404: recordings of the screen, links to sessions, functions, monitoring
+    Route("GET HEAD", "/"),
+    Route("GET", "/config"),  # gradio_client's first question
+    Route("GET", "/config/"),
+    Route("GET", "/theme.css"),
+    Route("GET", f"{API}/theme.css"),
+    Route("GET", "/assets/{path:path}"),
+    Route("GET", "/static/{path:path}"),
+    Route("GET", "/svelte/{path:path}"),
+    Route("GET", "/favicon.ico"),
+    Route("GET", "/manifest.json"),
+    Route("GET", "/robots.txt"),
+    Route("POST", "/login", MAX_FORM_BYTES),
+    Route("POST", "/login/", MAX_FORM_BYTES),
+    Route("GET", "/logout"),
+    Route("GET", f"{API}/login_check"),
+    Route("GET", f"{API}/info"),
+    Route("GET", f"{API}/startup-events"),  # Gradio asks itself before it serves
+    Route("GET", f"{API}/heartbeat/{{session_hash}}"),
+    Route("POST", f"{API}/upload", MAX_UPLOAD_BYTES),
+    Route("GET", f"{API}/upload_progress"),
+    Route("GET HEAD", f"{API}/file={{path_or_url:path}}"),
+    Route("POST", f"{API}/queue/join", MAX_JSON_BYTES),
+    Route("GET", f"{API}/queue/data"),
+    Route("POST", f"{API}/run/{{api_name}}", MAX_JSON_BYTES),  # of what has queue=False alone
+    Route("POST", f"{API}/call/{{api_name}}", MAX_JSON_BYTES),
+    Route("POST", f"{API}/call/v2/{{api_name}}", MAX_JSON_BYTES),  # of the page's own snippets
+    Route("GET", f"{API}/call/{{api_name}}/{{event_id}}"),
+    Route("GET", f"{API}/call/v2/{{api_name}}/{{event_id}}"),
+    Route("POST", f"{API}/cancel", MAX_FORM_BYTES),
+    Route("POST", f"{API}/reset", MAX_FORM_BYTES),
+)
+NAMED = ("session_hash", "upload_id", "event_id", "api_name")  # strings that Gradio keeps
+NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
+ELSEWHERE = "Not found. Calls go through the queue: /gradio_api/call/NAME."
+
+
+def compile_route(path: str) -> re.Pattern:
+    parts = re.split(r"(\{\w+(?::path)?\})", path)
+    for number, part in enumerate(parts):
+        name = part.strip("{}").partition(":")[0]
+        kind = ".*" if part.endswith(":path}") else "[^/]+"
+        parts[number] = f"(?P<{name}>{kind})" if part.startswith("{") else re.escape(part)
+    return re.compile("".join(parts), re.DOTALL)
+
+
+PATTERNS = [(compile_route(route.path), route) for route in ROUTES]
+
+
+class Refused(Exception):
+    """A request that is not passed on: its status and a line for whoever sent it."""
+
+    def __init__(self, status: int, text: str):
+        self.status, self.text = status, text
+
+
+def find_route(scope: Scope) -> tuple[Route, dict[str, str]]:
+    """The route of a request, and the parts of its path that have names."""
+    path, root = scope["path"], scope.get("root_path", "").rstrip("/")
+    if root and path.startswith(f"{root}/"):
+        path = path.removeprefix(root)
+    for pattern, route in PATTERNS:
+        match = pattern.fullmatch(path)
+        if match and scope["method"] in route.methods.split():
+            return route, match.groupdict()
+    raise Refused(404, ELSEWHERE)
+
+
+def check_names(names: Iterable[tuple[str, object]]) -> None:
+    for name, value in names:
+        if (
+            name in NAMED
+            and value is not None
+            and not (isinstance(value, str) and NAME.fullmatch(value))
+        ):
+            raise Refused(400, f"{name}: expected 1 to 64 letters, digits, '.', '_' or '-'")
+
+
+def check_strings(scope: Scope, names: dict[str, str]) -> dict[str, str]:
+    """Refuses strings longer than the page needs -> the names in path and query."""
+    query = scope.get("query_string", b"")
+    if len(scope.get("raw_path") or scope["path"].encode()) + len(query) > MAX_URL_BYTES:
+        raise Refused(414, f"The address is longer than {MAX_URL_BYTES} bytes.")
+    sizes = [len(name) + len(value) for name, value in scope["headers"]]
+    if sum(sizes) > MAX_HEADERS_BYTES or max(sizes, default=0) > MAX_HEADER_BYTES:
+        raise Refused(431, f"A header is longer than {MAX_HEADER_BYTES} bytes, or all are.")
+    pairs = [*names.items(), *parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
+    check_names(pairs)
+    if names.get("path_or_url", "").lower().startswith(("http:", "https:")):
+        raise Refused(403, "Addresses are not fetched.")
+    return dict(pairs)
+
+
+def check_call(scope: Scope, route: Route, names: dict[str, str], body: bytes) -> None:
+    """Refuses a call that passes the queue by, or that Gradio would answer with a traceback."""
+    past_queue = "/run/" in route.path
+    if past_queue and names["api_name"] != "predict":  # what the page itself writes there
+        raise Refused(404, ELSEWHERE)
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "The body is not JSON.") from error
+    if not isinstance(content, dict):
+        raise Refused(422, "The body is not a JSON object.")
+    check_names(content.items())
+    functions = getattr(get_page(scope), "fns", None)
+    if functions is not None:
+        known = {function.api_name for function in functions.values()}
+        if not past_queue and names.get("api_name", next(iter(known), None)) not in known:
+            raise Refused(404, "There is no such endpoint.")
+        index = content.get("fn_index")
+        if index is not None and index not in [*functions]:
+            raise Refused(404, "There is no such function.")
+        if past_queue and (index is None or functions[index].queue is not False):
+            raise Refused(404, ELSEWHERE)
+
+
+def get_page(scope: Scope) -> object | None:
+    """Gradio's Blocks, if that is what stands behind."""
+    return getattr(scope.get("app"), "blocks", None)
+
+
+async def respond(send: Send, status: int, text: str) -> None:
+    body = json.dumps({"detail": text}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Guard:
+    """ASGI middleware: what is in ROUTES, no longer than it need be, within the disk's room."""
+
+    def __init__(self, app: ASGIApp, folder: Folder, listeners: "Listeners | None" = None):
+        self.app, self.folder, self.disk = app, folder, Disk(folder)
+        self.listeners, self.held = listeners or LISTENERS, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            await self.pass_on(scope, receive, send)
+        except Refused as refused:
+            await respond(send, refused.status, refused.text)
+        except ClientDisconnect:
+            pass  # nothing to answer, and nothing to log
+
+    async def pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route, path_names = find_route(scope)
+        names = check_strings(scope, path_names)
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > route.most:
+            raise Refused(413, f"Over the maximum allowed size, {route.most >> 20} MB at once.")
+        if route.most == MAX_UPLOAD_BYTES:
+            await self.upload(scope, receive, send)
+        elif route.most:
+            await self.read_whole(route, path_names, scope, receive, send)
+        elif route.path.endswith(("/queue/data", "/{event_id}")):
+            session = names.get("session_hash") or find_session(scope, names.get("event_id", ""))
+            with self.listeners.listening(session):
+                await self.app(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def read_whole(
+        self, route: Route, names: dict[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Reads a short body, looks at its strings, and hands it on."""
+        body = bytearray()
+        try:
+            while True:
+                message = await receive_soon(receive)
+                chunk = message.get("body", b"")
+                self.held += len(chunk)
+                body += chunk
+                if len(body) > route.most:
+                    raise Refused(413, f"Over the maximum allowed size, {route.most} bytes.")
+                if self.held > MAX_HELD_BYTES:
+                    raise Refused(503, "The page is busy: try again in a minute.")
+                if not message.get("more_body"):
+                    break
+            if not route.path.startswith("/login"):
+                check_call(scope, route, names, bytes(body))
+            whole = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+            async def receive_whole() -> Message:
+                return whole.pop() if whole else await receive()
+
+            try:
+                await self.app(scope, receive_whole, send)
+            except TypeError as error:  # Gradio's word for a parameter that is missing or unknown
+                if "/call/v2/" not in route.path:
+                    raise
+                raise Refused(422, show_controls(str(error))[:LOG_LENGTH]) from error
+        finally:
+            self.held -= len(body)
+
+    async def upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Counts bytes as they come; an upload that is refused or broken off leaves no file."""
+        refused, received, coming, complete = None, 0, 0, False
+
+        def refuse(status: int, text: str) -> None:
+            nonlocal refused
+            refused = Refused(status, text)
+            raise MultiPartException(text)  # Gradio removes what it wrote
+
+        async def receive_counted() -> Message:
+            nonlocal received, coming, complete
+            self.disk.release(coming)
+            coming = 0
+            if complete:
+                return await receive()
+            try:
+                message = await receive_soon(receive)
+            except (ClientDisconnect, Refused):
+                refuse(408, "The upload stopped half-way.")
+            size = len(message.get("body", b""))
+            received += size
+            if received > MAX_UPLOAD_BYTES:
+                refuse(413, f"Over the maximum allowed size, {MAX_UPLOAD_BYTES >> 20} MB at once.")
+            if not self.disk.reserve(size):
+                refuse(507, "The server's disk is full: try again later.")
+            coming, complete = size, not message.get("more_body")
+            return message
+
+        async def send_unless_refused(message: Message) -> None:
+            if not refused:
+                await send(message)
+
+        try:
+            await self.app(scope, receive_counted, send_unless_refused)
+        except MultiPartException:
+            if not refused:
+                raise
+        finally:
+            self.disk.release(coming)
+        if refused:
+            raise refused
+
+
+async def receive_soon(receive: Receive) -> Message:
+    """The next part of a body; who sends none for long is not waited for."""
+    try:
+        message = await asyncio.wait_for(receive(), STALLED_SECONDS)
+    except TimeoutError as error:
+        raise Refused(408, "The request stopped half-way.") from error
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message
+
+
+# --- visitors who wait --------------------------------------------------------------------------
+
+
+def find_session(scope: Scope, event_id: str) -> str:
+    """The session of an event, which is the event's own name unless the caller gave another."""
+    queue = getattr(get_page(scope), "_queue", None)
+    event = queue and queue.event_ids_to_events.get(event_id)
+    return event.session_hash if event else event_id
+
+
+class Listeners:
+    """Which sessions have somebody waiting for an answer."""
+
+    def __init__(self):
+        self.open, self.left = Counter(), {}  # streams; when the last one ended
+
+    @contextlib.contextmanager
+    def listening(self, session: str) -> Iterator[None]:
+        self.open[session] += 1
+        try:
+            yield
+        finally:
+            self.open[session] -= 1
+            if not self.open[session]:
+                del self.open[session]
+                self.left[session] = time.monotonic()
+
+    def watch(self, session: str | None) -> Callable[[], bool]:
+        """Begins a job -> whether whoever wanted it has gone; without a session nobody can."""
+        started = time.monotonic()
+
+        def has_gone() -> bool:
+            if not session or session in self.open:
+                return False
+            return (
+                self.left.get(session, -1.0) > started
+                or time.monotonic() > started + UNHEARD_SECONDS
+            )
+
+        return has_gone
+
+    def forget(self, seconds: float) -> None:
+        limit = time.monotonic() - seconds
+        self.left = {session: left for session, left in self.left.copy().items() if left > limit}
+
+
+class Turns:
+    """A lock that the short job gets first: what a job has used already counts as coming later.
+
+    So a long job delays a short one by what it does in one turn, and still gets on: it waits no
+    longer than it has worked.
+    """
+
+    def __init__(self):
+        self.change, self.busy = threading.Condition(), False
+        self.waiting, self.number = [], itertools.count()
+
+    def join(self) -> "Turn":
+        """Begins a job -> its turns: entered around each of its steps, or all, with rest()s."""
+        return Turn(self)
+
+
+class Turn:
+    """One job's place among the others."""
+
+    def __init__(self, turns: Turns):
+        self.turns, self.used, self.started = turns, 0.0, 0.0
+
+    def __enter__(self) -> "Turn":
+        turns, place = self.turns, (time.monotonic() + self.used, next(self.turns.number))
+        with turns.change:
+            heapq.heappush(turns.waiting, place)
+            turns.change.wait_for(lambda: not turns.busy and turns.waiting[0] == place)
+            heapq.heappop(turns.waiting)
+            turns.busy = True
+        self.started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.used += time.monotonic() - self.started
+        with self.turns.change:
+            self.turns.busy = False
+            self.turns.change.notify_all()
+
+    def rest(self) -> None:
+        """Lets another go on, if one waits; called within the turn, wherever a step ends."""
+        if self.turns.waiting and time.monotonic() > self.started + TURN_SECONDS:
+            self.__exit__()
+            self.__enter__()
+
+
+LISTENERS, TURNS = Listeners(), Turns()
+
+
+def watch_caller() -> Callable[[], bool]:
+    """Within a function that Gradio calls -> whether the caller has gone, to be asked now and then.
+
+    Not by a gr.Request among its arguments: Gradio sees none in those of a functools.partial.
+    """
+    from gradio.context import LocalContext
+
+    request = LocalContext.request.get(None)
+    return LISTENERS.watch(getattr(request, "session_hash", None))
+
+
+def take_turns(
+    items: Iterable[T], has_gone: Callable[[], bool] = lambda: False, turns: Turns = TURNS
+) -> Iterator[T]:
+    """Yields what an iterator computes, each step in its turn, until whoever asked has gone."""
+    turn, end, items = turns.join(), object(), iter(items)
+    while not has_gone():
+        with turn:
+            item = next(items, end)
+        if item is end:
+            return
+        yield item
+
+
+def check_sources(paths: list[Path], most: float = MAX_SOUND_SECONDS) -> None:
+    """Bounds the work that the files ask for, by what their headers announce.
+
+    Raises:
+        InputError: a file is listed twice, or there are more than `most` seconds of sound.
+    """
+    import soundfile
+
+    [(path, n)] = Counter(path.resolve() for path in paths).most_common(1) or [(None, 0)]
+    if n > 1:
+        raise InputError(f"{show_controls(path.name)} is listed {n} times: once is enough")
+    budget = Budget(most)
+    for path in paths:
+        if path.suffix.lower() != ".npy":
+            with contextlib.suppress(RuntimeError):  # another reader will say what is wrong
+                budget.spend(soundfile.info(path).duration)
+
+
+class Budget:
+    """Seconds of sound that one request may bring; spend() again while decoding: headers lie."""
+
+    def __init__(self, seconds: float = MAX_SOUND_SECONDS):
+        self.most = self.left = seconds
+
+    def spend(self, seconds: float) -> None:
+        self.left -= seconds
+        if self.left < 0:
+            most = f"{self.most / 3600:g} hours" if self.most >= 3600 else f"{self.most:g} s"
+            raise InputError(f"more than {most} of sound at once: send less, or cut it")
+
+
+def forget_visitors(page: object, folder: Folder, seconds: float = KEEP_SECONDS) -> None:
+    """Bounds what Gradio keeps by visitors' strings: results expire with the files.
+
+    Sessions hold what the page shows (names, verdicts), queues the answers that nobody fetched.
+    """
+    from gradio.routes import file_upload_statuses as uploads
+
+    holder, queue, limit = page.state_holder, page._queue, datetime.now() - timedelta(0, seconds)
+    for session, used in list(holder.time_last_used.items()):
+        if used < limit and session not in LISTENERS.open:
+            holder.session_data.pop(session, None)
+            holder.time_last_used.pop(session, None)
+    busy = {event.session_hash for event in list(queue.event_ids_to_events.values())}
+    for kept in (queue.pending_messages_per_session, queue.pending_event_ids_session):
+        idle = [session for session in list(kept) if session not in busy | LISTENERS.open.keys()]
+        heard = [session for session in idle if session in LISTENERS.left]
+        for session in {*heard, *idle[: max(0, len(idle) - MAX_KEPT)]}:
+            kept.pop(session, None)
+    for name in [*uploads._signals][:-MAX_KEPT]:
+        uploads._signals.pop(name, None)
+        uploads._statuses.pop(name, None)
+    page.upload_file_set.difference_update(
+        [path for path in list(page.upload_file_set) if not os.path.exists(path)]
+    )
+    for token in [*page.app.tokens][:-MAX_KEPT]:
+        page.app.tokens.pop(token, None)
+    LISTENERS.forget(seconds)
+
+
+# --- connections and logs -----------------------------------------------------------------------
+
+
+class Connection(H11Protocol):
+    """Closes connections that ask for nothing: they would take the files that visitors need."""
+
+    most = MAX_CONNECTIONS
+    every: dict["Connection", None] = {}  # the oldest first
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.seen = None
+        self.timer = self.loop.call_later(STALLED_SECONDS, self.close_if_idle)
+        if len(self.every) >= self.most:
+            idle = (other for other in self.every if other.is_idle())
+            next(idle, self).transport.abort()
+        self.every[self] = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.timer.cancel()
+        self.every.pop(self, None)
+        super().connection_lost(exc)
+
+    def is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def close_if_idle(self) -> None:
+        if self.is_idle() and self.seen is self.cycle:  # no request since the last look
+            self.transport.abort()
+            return
+        self.seen = self.cycle
+        self.timer = self.loop.call_later(STALLED_SECONDS, self.close_if_idle)
+
+
+def limit_connections() -> None:
+    """Uvicorn uses our Connection, and leaves files free for what visitors ask for."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
+    if resource:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        if soft != resource.RLIM_INFINITY:
+            in_use = len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else FILES_KEPT
+            Connection.most = max(8, min(MAX_CONNECTIONS, soft - in_use - FILES_KEPT))
+
+
+class OneLine(logging.Filter):
+    """Every record one line, a few a second: strangers must not fill the disk with tracebacks."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.then, self.skipped = float(LOG_BURST), time.monotonic(), 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        self.left = min(LOG_BURST, self.left + (now - self.then) / LOG_SECONDS)
+        self.then = now
+        if self.left < 1:
+            self.skipped += 1
+            return False
+        self.left -= 1
+        text = describe(record)
+        if self.skipped:
+            text += f" ({self.skipped} lines before it left out)"
+            self.skipped = 0
+        record.msg, record.args, record.exc_info, record.exc_text = text, (), None, None
+        return True
+
+
+def describe(record: logging.LogRecord) -> str:
+    """A log record in one line: what it says, and of an error its kind and its place."""
+    lines = record.getMessage().strip().splitlines() or [""]
+    text = lines[0]
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if error:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        trace = error.__traceback__
+        while trace and trace.tb_next:
+            trace = trace.tb_next
+        place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace else ""
+        text += f": {type(error).__name__}: {str(error)[:LOG_LENGTH]}{place}"
+    return show_controls(text)[: 2 * LOG_LENGTH]
+
+
+def limit_logs() -> None:
+    """One limit for Uvicorn, asyncio and Gradio, whose queue prints tracebacks past all loggers."""
+    import gradio.queueing
+
+    one_line, logger = OneLine(), logging.getLogger("uvicorn.error")
+    for name in ("uvicorn.error", "uvicorn.access", "asyncio", "gradio"):
+        logging.getLogger(name).filters[:] = [one_line]
+    gradio.queueing.traceback = SimpleNamespace(
+        print_exc=lambda: logger.error("A call failed", exc_info=True)
+    )
+
+
+# --- start and end ------------------------------------------------------------------------------
+
+
+async def refuse_address(host: str) -> None:
+    import gradio
+
+    raise gradio.Error("Addresses are not fetched: upload the file.", print_exception=False)
+
+
+def start(
+    page: object,
+    folder: Folder,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    password: str | None = None,
+    **look: object,
+) -> str:
+    """Starts the server of a gr.Blocks -> one line that says where.
+
+    Args:
+        look: what else launch() takes: theme, css, js, head.
+    """
+    import safehttpx
+
+    safehttpx.async_validate_url = refuse_address  # or visitors could send it to any address
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder.ensure())
+    limit_connections()
+    limit_logs()
+    page.queue(api_open=False, max_size=MAX_WAITING, default_concurrency_limit=MAX_JOBS)
+    with contextlib.redirect_stdout(io.StringIO()):  # Gradio explains a refused link at length
+        _, local, public = page.launch(
+            share=share,
+            server_name=host,
+            server_port=port,
+            auth=make_log_in(password) if password else None,
+            auth_message="Any name, and the password that you were given.",
+            app_kwargs={"middleware": [Middleware(Guard, folder=folder)]},
+            max_file_size=MAX_UPLOAD_BYTES,
+            state_session_capacity=MAX_KEPT,
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            footer_links=["api"],
+            quiet=True,
+            prevent_thread_lock=True,
+            **look,
+        )
+    if public:
+        return f"Serving at {local}, and for whoever has the link at {public}"
+    reason = "Gradio could not be reached" if share else "none was asked for"
+    return f"Serving at {local} (no public link: {reason})"
+
+
+def serve_until_stopped(page: object, folder: Folder) -> None:
+    """Waits for Ctrl-C or SIGTERM, and keeps disk and memory free meanwhile."""
+    with deferred_signals() as signals:  # an interrupt that is raised can get lost among imports
+        for second in itertools.count(1):
+            time.sleep(1)
+            if signals:
+                return
+            with contextlib.suppress(OSError):  # a full disk must not end the page
+                folder.ensure()
+                if second % SWEEP_SECONDS == 0:
+                    folder.sweep(KEEP_SECONDS)
+                    forget_visitors(page, folder)
+                    gc.collect()  # sessions that ended are cycles; Python would leave them a while

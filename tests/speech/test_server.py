@@ -1,0 +1,623 @@
+"""speech/server.py: the guard in front of a small app and of a Gradio page, folders, passwords."""
+
+import asyncio
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from html import unescape
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT, error_line, run_script
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from test_demo import (
+    call,
+    classify,
+    file_data,
+    serving,
+    upload,
+    write_inputs,
+    write_sound_weights,
+)
+
+from speech import server
+from speech.cli import InputError
+
+# --- names from strangers -----------------------------------------------------------------------
+
+
+def test_control_characters_are_shown_as_such():
+    assert server.show_controls("a\nb\x1b[31m\u202etxt\x7f\t\ud800é") == (
+        r"a\nb\x1b[31m\u202etxt\x7f\t\ud800é"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<img src=x>",
+        "[a](http://x.y)",
+        "![a](b)",
+        "*a* _b_ `c`",
+        "# a",
+        "| a | b",
+        "www.x.org",
+        "$$",
+    ],
+)
+def test_a_name_is_no_markup_and_links_to_nothing(name):
+
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("js-default", {"linkify": False})
+    text = server.safe_name(name)
+    html = markdown.render(text)
+    assert unescape(text).replace("\u2060", "") == name
+    assert re.findall(r"<(\w+)", html) == ["p"]
+    assert not set(text) & set("<>[]()*_`|:./\\$!\"'")
+
+
+# --- the temporary folder -----------------------------------------------------------------------
+
+OPENS = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+from speech import server
+folder = server.open_folder()
+(folder.path / "recording.wav").touch()
+print(folder.path, flush=True)
+time.sleep({seconds})
+"""
+
+
+def open_in_process(tmp_path, seconds):
+    code = OPENS.format(root=str(ROOT), seconds=seconds)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_the_next_start_removes_what_a_killed_run_left_and_nothing_of_a_living_one(tmp_path):
+    (tmp_path / "speech-of-somebody").mkdir()  # without a lock, and new: perhaps being made
+    (tmp_path / "speech-old").mkdir()
+    os.utime(tmp_path / "speech-old", (0, 0))
+    (tmp_path / "speech-link").symlink_to(ROOT)
+    living, first = open_in_process(tmp_path, 60)
+    killed, second = open_in_process(tmp_path, 60)
+    try:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert (second / "recording.wav").exists()
+        third = open_in_process(tmp_path, 0)[0]
+        third.wait()
+        assert not second.exists() and not (tmp_path / "speech-old").exists()
+        assert (first / "recording.wav").exists()
+        left = {path.name for path in tmp_path.iterdir()}  # the third is gone with its process
+        assert left == {first.name, "speech-of-somebody", "speech-link"}
+    finally:
+        living.kill()
+        living.wait()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = server.Folder(tmp_path / "speech-x")
+    folder.ensure()
+    yield folder
+    folder.remove()
+
+
+def test_a_folder_that_vanished_is_made_anew_and_locked(folder):
+    shutil.rmtree(folder.path)
+    assert folder.ensure().exists() and not server.is_dead(folder.path)
+    (folder.path / ".lock").unlink()
+    folder.ensure()
+    assert not server.is_dead(folder.path)
+    folder.lock.close()
+    assert server.is_dead(folder.path)
+
+
+def test_sweep_removes_what_is_old_and_only_that(folder):
+    (folder.path / "hash").mkdir()
+    (folder.path / "hash" / "clip.npy").touch()
+    (folder.path / "tmpab12").touch()  # what an upload that was broken off leaves
+    folder.sweep(60)
+    assert len(list(folder.path.rglob("*"))) == 4
+    time.sleep(0.02)
+    folder.sweep(0)
+    folder.sweep(0)
+    assert [path.name for path in folder.path.iterdir()] == [".lock"]
+
+
+# --- passwords ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given, variable", [("", None), (None, ""), (" ", "x"), ("x", " ")])
+def test_an_empty_password_is_one_line(given, variable, monkeypatch):
+    monkeypatch.delenv("DEMO_PASSWORD", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("DEMO_PASSWORD", variable)
+    with pytest.raises(InputError, match="is empty"):
+        server.read_password(given)
+
+
+def test_the_variable_is_preferred_over_the_list_of_processes(monkeypatch, capsys):
+    monkeypatch.setenv("DEMO_PASSWORD", "secret")
+    assert server.read_password(None) == "secret"
+    assert not capsys.readouterr().err
+    assert server.read_password("other") == "other"
+    assert "DEMO_PASSWORD" in capsys.readouterr().err
+    monkeypatch.delenv("DEMO_PASSWORD")
+    assert server.read_password(None) is None
+
+
+def test_guesses_are_slowed_together_and_a_full_line_is_refused(monkeypatch):
+    monkeypatch.setattr(server, "GUESS_SECONDS", 0.05)
+
+    async def attack():
+        log_in = server.make_log_in("secret")
+        assert await log_in("me", "secret")
+        started = time.monotonic()
+        guesses = asyncio.gather(
+            *(log_in("me", f"{n}é\ud800") for n in range(300)), return_exceptions=True
+        )
+        answers = await guesses
+        return answers, time.monotonic() - started
+
+    answers, seconds = asyncio.run(attack())
+    assert answers.count(False) == server.FREE_GUESSES + server.MAX_GUESSES
+    assert {getattr(answer, "status_code", False) for answer in answers} == {False, 429}
+    assert seconds >= server.MAX_GUESSES * 0.05
+
+
+def test_a_right_password_does_not_wait_behind_a_few_wrong_ones(monkeypatch):
+    monkeypatch.setattr(server, "GUESS_SECONDS", 0.3)
+
+    async def attempt():
+        log_in, started = server.make_log_in("secret"), time.monotonic()
+        wrong = asyncio.gather(*(log_in("me", word) for word in ("", "secre", "sécret")))
+        right = await log_in("me", "secret")
+        return right, time.monotonic() - started, await wrong, time.monotonic() - started
+
+    right, soon, wrong, late = asyncio.run(attempt())
+    assert right and soon < 0.2
+    assert wrong == [False] * 3 and late >= 0.3
+
+
+# --- the guard, before a small app --------------------------------------------------------------
+
+
+async def count_bytes(request):
+    return JSONResponse(sum([len(chunk) async for chunk in request.stream()]))
+
+
+@pytest.fixture
+def ask(folder):
+    """-> what sends a request through the guard: its status and text."""
+    paths = [f"{server.API}{path}" for path in ("/upload", "/call/upload", "/cancel", "/deep_link")]
+    methods = ["GET", "HEAD", "POST", "PUT"]
+    routes = [Route(path, count_bytes, methods=methods) for path in ("/", "/config", *paths)]
+    app = Starlette(routes=[*routes, Route("/{path:path}", count_bytes, methods=methods)])
+    guard = server.Guard(app, folder, server.Listeners())
+
+    def ask(method, path, **more):
+        async def send():
+            transport = httpx.ASGITransport(guard)
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+                return await http.request(method, path, **more)
+
+        answer = asyncio.run(send())
+        return answer.status_code, answer.text
+
+    ask.guard = guard
+    return ask
+
+
+@pytest.mark.parametrize(
+    "method, path, status",
+    [
+        ("GET", "/", 200),
+        ("HEAD", "/", 200),
+        ("POST", "/", 404),
+        ("GET", "/gradio_api/file=/tmp/a%20b/c.npy", 200),
+        ("GET", "/gradio_api/file=http://127.0.0.1/x", 403),
+        ("POST", "/gradio_api/process_recording", 404),
+        ("POST", "/gradio_api/component_server", 404),
+        ("GET", "/gradio_api/deep_link?session_hash=a", 404),
+        ("GET", "/gradio_api/run-history/buckets", 404),
+        ("GET", "/monitoring", 404),
+        ("GET", "/gradio_api/proxy=http://127.0.0.1/x", 404),
+        ("POST", "/gradio_api/stream/x", 404),
+        ("POST", "/gradio_api/run/classify", 404),
+        ("GET", "/gradio_api//upload", 404),
+        ("POST", "/gradio_api/upload/", 404),
+        ("GET", "/docs", 404),
+        ("PUT", "/gradio_api/upload", 404),
+    ],
+)
+def test_only_what_the_page_needs_answers(ask, method, path, status):
+    assert ask(method, path)[0] == status
+
+
+def test_bodies_are_limited_by_exact_path(ask):
+    mega = 2**20
+    assert ask("POST", "/gradio_api/upload", content=bytes(8 * mega)) == (200, str(8 * mega))
+    status, text = ask("POST", "/gradio_api/upload", content=bytes(91 * mega))
+    assert status == 413 and "maximum allowed size" in text
+    assert ask("POST", "/gradio_api/call/upload", content=bytes(2 * mega))[0] == 413
+
+    async def parts(n):
+        for _ in range(n):
+            yield bytes(mega)
+
+    assert ask("POST", "/gradio_api/upload", content=parts(91))[0] == 413
+    assert ask("POST", "/gradio_api/call/upload", content=parts(2))[0] == 413
+    assert ask("POST", "/gradio_api/cancel", content=parts(1))[0] == 413
+    assert ask("POST", "/gradio_api/call/x", json={"data": []}) == (200, "11")
+    assert ask.guard.held == ask.guard.disk.coming == 0
+
+
+@pytest.mark.parametrize(
+    "body, status", [(b"{", 400), (b"[" * 10**5, 400), (b"7", 422), (b"", 400)]
+)
+def test_what_is_no_json_object_goes_no_further(ask, body, status):
+    assert ask("POST", "/gradio_api/call/x", content=body)[0] == status
+
+
+LONG = "a" * 60_000
+
+
+@pytest.mark.parametrize(
+    "method, path, more, status",
+    [
+        ("GET", f"/config?{LONG}", {}, 414),
+        ("GET", "/config", {"headers": {"x": "a" * 5000}}, 431),
+        ("GET", "/config", {"headers": {f"x{n}": "a" * 1000 for n in range(9)}}, 431),
+        ("GET", "/config", {"headers": {"x": "a" * 3000}}, 200),
+        ("GET", "/gradio_api/queue/data?session_hash=" + "a" * 65, {}, 400),
+        ("GET", "/gradio_api/queue/data?session_hash=a&session_hash=" + "a" * 65, {}, 400),
+        ("GET", "/gradio_api/queue/data?session_hash=a1b2c3", {}, 200),
+        ("GET", "/gradio_api/heartbeat/" + "a" * 65, {}, 400),
+        ("POST", "/gradio_api/upload?upload_id=" + "a" * 65, {}, 400),
+        ("POST", "/gradio_api/queue/join", {"json": {"session_hash": LONG}}, 400),
+        ("POST", "/gradio_api/queue/join", {"json": {"session_hash": ["a"]}}, 400),
+        ("POST", "/gradio_api/queue/join", {"json": {"session_hash": None}}, 200),
+        ("POST", "/gradio_api/cancel", {"json": {"event_id": "a" * 65}}, 400),
+        ("POST", "/gradio_api/call/" + "a" * 65, {"json": {}}, 400),
+    ],
+)
+def test_strings_of_visitors_are_short(ask, method, path, more, status):
+    assert ask(method, path, **more)[0] == status
+
+
+def test_uploads_reserve_the_disk_together_as_bytes_come(ask, monkeypatch):
+    """What is on its way counts, of all uploads; a full disk is said to be full."""
+    free = server.MIN_FREE_BYTES + 3 * 2**20
+    monkeypatch.setattr(server.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    disk = ask.guard.disk
+    assert disk.reserve(2 * 2**20) and not disk.reserve(2 * 2**20) and disk.reserve(2**20)
+    disk.release(3 * 2**20)
+
+    async def parts():
+        nonlocal free
+        for _ in range(9):
+            free -= 2**20  # as another upload, or this one, takes it
+            yield bytes(2**20)
+
+    status, text = ask("POST", "/gradio_api/upload", content=parts())
+    assert status == 507 and "disk is full" in text and "0 MB" not in text
+    assert disk.coming == 0
+
+
+def test_a_body_that_stalls_is_not_waited_for(ask, monkeypatch):
+    monkeypatch.setattr(server, "STALLED_SECONDS", 0.1)
+
+    async def parts():
+        yield b"{"
+        await asyncio.sleep(60)
+
+    for path in ("/gradio_api/call/x", "/gradio_api/upload"):
+        started = time.monotonic()
+        assert ask("POST", path, content=parts())[0] == 408
+        assert time.monotonic() - started < 5
+
+
+# --- sharing ------------------------------------------------------------------------------------
+
+
+def test_a_long_job_holds_up_a_short_one_by_one_turn():
+    turns, ends, began = server.Turns(), {}, threading.Event()
+
+    def work(name, steps):
+        def items():
+            for _ in range(steps):
+                began.set()
+                time.sleep(0.02)
+                yield
+
+        list(server.take_turns(items(), turns=turns))
+        ends[name] = time.monotonic()
+
+    with ThreadPoolExecutor(9) as pool:
+        for number in range(8):
+            pool.submit(work, f"long {number}", 25)
+        began.wait()
+        time.sleep(0.5)
+        started = time.monotonic()
+        pool.submit(work, "short", 2).result()
+        assert ends["short"] - started < 0.4
+    assert len(ends) == 9  # the long ones came to their end too
+
+
+def test_a_job_that_rests_lets_another_on():
+    turns, began = server.Turns(), threading.Event()
+
+    def work_long():
+        with turns.join() as turn:
+            for _ in range(100):
+                began.set()
+                time.sleep(0.02)
+                turn.rest()
+
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(work_long)
+        began.wait()
+        started = time.monotonic()
+        with turns.join():
+            assert time.monotonic() - started < 0.5
+        assert not long.done()
+
+
+def test_a_job_stops_when_whoever_asked_has_gone(monkeypatch):
+    listeners, done = server.Listeners(), []
+    with listeners.listening("a"):
+        has_gone = listeners.watch("a")
+        assert not has_gone()
+    for n in server.take_turns(range(9), lambda: len(done) > 2 and has_gone()):
+        done.append(n)
+    assert done == [0, 1, 2]
+    later = listeners.watch("a")  # the next job of the same visitor, who is about to listen
+    assert not later()
+    monkeypatch.setattr(server, "UNHEARD_SECONDS", -1.0)
+    assert later() and not listeners.watch(None)()
+
+
+def test_the_sound_of_one_request_is_bounded_and_no_file_counts_twice(tmp_path):
+    for name, seconds in (("a", 60), ("b", 50)):
+        soundfile.write(tmp_path / f"{name}.flac", np.zeros(seconds * 8000), 8000)
+    a, b = tmp_path / "a.flac", tmp_path / "b.flac"
+    (tmp_path / "c.wav").write_text("no sound")
+    server.check_sources([a, b, tmp_path / "c.wav", tmp_path / "d.npy"], 110)
+    with pytest.raises(InputError, match="more than 100 s of sound"):
+        server.check_sources([a, b], 100)
+    with pytest.raises(InputError, match="a.flac is listed 2 times"):
+        server.check_sources([a, b, tmp_path / "." / "a.flac"])
+    budget = server.Budget(10)
+    budget.spend(10)
+    with pytest.raises(InputError):  # a header may lie: while decoding, again
+        budget.spend(0.1)
+
+
+# --- logs ---------------------------------------------------------------------------------------
+
+
+def test_logs_are_lines_and_few(caplog):
+    logger = logging.Logger("x")
+    logger.addHandler(caplog.handler)
+    logger.addFilter(server.OneLine())
+    for _ in range(1000):
+        try:
+            raise ValueError("a\nb\x1b" + "c" * 10_000)
+        except ValueError:
+            logger.exception("Exception in ASGI application\nmore %s", "x")
+    assert len(caplog.records) == server.LOG_BURST
+    text = caplog.handler.format(caplog.records[0])
+    assert "\n" not in text and "Exception in ASGI application: ValueError: a\\nb" in text
+    assert "test_server.py:" in text and len(text) < 1000
+
+
+# --- before the page ----------------------------------------------------------------------------
+
+CLOSED = """
+GET /openapi.json
+HEAD /openapi.json
+GET /gradio_api/deep_link
+GET /pwa_icon/{size}
+GET /pwa_icon
+GET /monitoring
+GET /monitoring/summary
+GET /monitoring/{key}
+GET /gradio_api/user/
+GET /gradio_api/user
+GET /gradio_api/login_check/
+GET /gradio_api/token/
+GET /gradio_api/token
+GET /gradio_api/app_id/
+GET /gradio_api/app_id
+GET /gradio_api/dev/reload
+GET /gradio_api/runs/
+GET /gradio_api/runs
+POST /gradio_api/run-history/connect
+GET /gradio_api/run-history/buckets
+GET /gradio_api/run-history/records
+GET /gradio_api/run-history/records/{endpoint}/{record_id}/assets/{asset_id}
+GET /gradio_api/info/
+GET /gradio_api/openapi.json
+GET /gradio_api/custom_component/{id}/{environment}/{type}/{file_name}
+GET /gradio_api/proxy={url_path:path}
+HEAD /gradio_api/proxy={url_path:path}
+POST /gradio_api/stream/{event_id}
+POST /gradio_api/stream/{event_id}/close
+GET /gradio_api/stream/{session_hash}/{run}/{component_id}/playlist.m3u8
+GET /gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}
+GET /gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file
+GET /gradio_api/file/{path:path}
+POST /gradio_api/reset/
+POST /gradio_api/api/{api_name}/
+POST /gradio_api/api/{api_name}
+POST /gradio_api/run/{api_name}/
+POST /gradio_api/call/v2/{api_name}/
+POST /gradio_api/call/{api_name}/
+POST /gradio_api/component_server/
+POST /gradio_api/component_server
+GET /gradio_api/queue/status
+POST /gradio_api/process_recording
+POST /gradio_api/vibe-edit
+POST /gradio_api/vibe-edit/
+POST /gradio_api/undo-vibe-edit
+POST /gradio_api/undo-vibe-edit/
+GET /gradio_api/vibe-code
+GET /gradio_api/vibe-code/
+POST /gradio_api/vibe-code
+POST /gradio_api/vibe-code/
+POST /gradio_api/vibe-starter-queries
+POST /gradio_api/vibe-starter-queries/
+"""
+
+
+def list_routes(routes):
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from list_routes(inner.routes)
+        else:
+            yield from (f"{method} {route.path}" for method in route.methods)
+
+
+def test_every_route_of_this_gradio_is_either_served_or_closed():
+    """Fails when a new version brings another: decide then in which list it belongs."""
+    import gradio
+    from gradio.routes import App
+
+    with gradio.Blocks() as page:
+        gradio.File()
+    found = set(list_routes(App.create_app(page).routes))
+    served = {
+        f"{method} {path}" for methods, path, _ in server.ROUTES for method in methods.split()
+    }
+    closed = set(CLOSED.strip().splitlines())
+    assert not served & closed and found == served | closed
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    models = write_sound_weights(folder)
+    with serving(folder / "tmp", "--no-share", "--weights", *models) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("inputs") / "inputs")
+
+
+@pytest.mark.parametrize("route", CLOSED.strip().splitlines())
+def test_a_closed_route_is_404_on_the_page(page, route):
+    method, path = route.split()
+    answer = httpx.request(method, page.url + re.sub(r"\{\w+(:path)?\}", "x", path))
+    assert answer.status_code == 404
+
+
+def test_unknown_paths_and_calls_write_no_traceback(page):
+    for n in range(50):
+        assert httpx.get(f"{page.url}/{n}").status_code == 404
+        assert httpx.post(f"{page.url}/gradio_api/call/{n}", json={"data": []}).status_code == 404
+    join = {"data": [], "fn_index": 9999, "session_hash": "a"}
+    assert httpx.post(f"{page.url}/gradio_api/queue/join", json=join).status_code == 404
+    for n in range(25):
+        assert call(page.url, "classify", n)[0] == "error"
+    assert httpx.post(f"{page.url}/gradio_api/call/v2/classify", json={"x": 1}).status_code == 422
+    log = (page.temp.parent / "stderr").read_text()
+    assert "Traceback" not in log and len(log) < 60_000
+
+
+def test_the_same_file_twice_is_refused_and_no_file_lies_elsewhere(page, files):
+    [path] = upload(page.url, [files / "001_clip_0.npy"])
+    event, data = call(page.url, "classify", [file_data(path)] * 2, "Both")
+    assert event == "error" and "listed 2 times" in data["error"]
+    assert {path.name for path in page.temp.parent.iterdir()} == {"stderr", page.temp.name}
+
+
+def test_an_upload_broken_off_leaves_nothing(page):
+    before = set(page.temp.rglob("*"))
+    with socket.create_connection(("127.0.0.1", int(page.url.split(":")[-1]))) as plain:
+        plain.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.npy"\r\n\r\n'
+            + bytes(2_000_000)
+        )
+        time.sleep(0.5)
+        assert set(page.temp.rglob("*")) > before
+    for _ in range(50):
+        if set(page.temp.rglob("*")) == before:
+            return
+        time.sleep(0.1)
+    pytest.fail("what was sent is still there")
+
+
+def test_a_temporary_folder_that_vanished_comes_back(page, files):
+    shutil.rmtree(page.temp)
+    assert classify(page.url, [files / "001_clip_0.npy"])["rows"][0]["probability"] is not None
+    assert (page.temp / ".lock").exists()
+
+
+def test_after_a_kill_the_next_start_leaves_nothing_of_the_last(tmp_path, files):
+    with serving(tmp_path / "tmp", "--no-share") as first:
+        upload(first.url, [files / "003.wav"])
+        first.process.kill()
+        first.process.wait()
+        assert list(first.temp.rglob("003.wav"))
+        open_in_process(first.temp.parent, 0)[0].wait()
+        assert not first.temp.exists()
+
+
+def test_300_idle_connections_at_256_files_neither_fill_the_log_nor_the_page(tmp_path):
+    code = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
+    code += "sys.argv[:1] = []; sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with open(tmp_path / "stderr", "w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, ROOT / "demo.py", "--no-share", "--port", str(port)],
+            env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        assert process.stdout.readline().startswith("Serving")
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+        assert httpx.get(f"http://127.0.0.1:{port}/config", timeout=30).status_code == 200
+        time.sleep(3)
+        for connection in idle:
+            connection.close()
+        assert len((tmp_path / "stderr").read_text()) < 20_000
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("way", ["flag", "variable"])
+def test_an_empty_password_publishes_nothing(way):
+    flags, more = (["--password", ""], {}) if way == "flag" else ([], {"DEMO_PASSWORD": ""})
+    assert "is empty" in error_line(run_script("demo.py", "--no-share", *flags, **more))
