@@ -21,9 +21,9 @@ weights/cnn.safetensors: | .venv/run
 demo: weights/lstm.safetensors weights/cnn.safetensors
 	.venv/bin/python demo.py
 
-# One thread: the tests' models are so small that two would only wait for each other.
+# One thread each: the tests' models are so small that two would only wait for each other.
 test: .venv/dev
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev
 	.venv/bin/ruff check .
