@@ -96,9 +96,9 @@ CSS = FOLDER / "speech" / "page.css"
 TIMELINE_JS = (FOLDER / "speech" / "page.js").read_text(encoding="utf-8")
 # On a phone the card lies below what was clicked: show it when it says something new.
 SCROLL_JS = """watch("value", () => {
-  const card = document.getElementById("card"), told = element.querySelector("[data-show]");
+  const card = document.getElementById("card"), changed = element.querySelector("[data-show]");
   const top = card.getBoundingClientRect().top;
-  const far = told && (top < 0 || top > innerHeight * 0.3);
+  const far = changed && (top < 0 || top > innerHeight * 0.3);
   if (far) setTimeout(() => card.scrollIntoView(), 150); // once the page has its new length
 });"""
 MICROPHONE_JS = """(async () => {
@@ -425,7 +425,7 @@ def heading(word: str, tone: str = "") -> str:
     return f'<h2 class="{tone or "quiet"}" data-show>{text}</h2>'
 
 
-def tell_worth(models: predict.Models) -> str:
+def describe_worth(models: predict.Models) -> str:
     """One sentence: how often the model was right about people it had not heard."""
     facts = []
     for _, metadata in models:
@@ -440,7 +440,7 @@ def tell_worth(models: predict.Models) -> str:
     return f"In its test {whose} right {'; '.join(facts)}."
 
 
-def tell_score(row: predict.Row) -> str:
+def describe_score(row: predict.Row) -> str:
     score = format_number(row.probability)
     if row.verdict == "uncertain":
         return f"Score {score}: between the clips labelled {' and '.join(CLASS_NAMES)}."
@@ -485,7 +485,7 @@ def format_result(models: predict.Models, rows: list[predict.Row], files: int) -
     unread = list_unread(clips, files)
     synthetic = any(metadata["data"]["synthetic"] for _, metadata in models)
     warning = f'<p class="warning">{predict.SYNTHETIC_NOTICE}</p>' if synthetic else ""
-    worth = f'<p class="worth">{tell_worth(models)}</p>'
+    worth = f'<p class="worth">{describe_worth(models)}</p>'
     if not people:
         return heading(predict.NO_VERDICT, "none"), f"<p>Nothing could be read.</p>{unread}"
     if len(people) > 1:
@@ -497,12 +497,12 @@ def format_result(models: predict.Models, rows: list[predict.Row], files: int) -
         return heading(row.verdict, "none"), warning + unread + explain_refusal(row, clips)
     n = sum(clip.verdict != "error" for clip in clips)
     whose = f"{escape(row.participant)}, {'one clip' if n == 1 else row.note + ' clips'}"
-    told = f'{tell_score(row)} <span class="hint">({whose})</span>'
-    body = f'{draw_scale(row)}<p class="plain">{told}</p>'
+    sentence = f'{describe_score(row)} <span class="hint">({whose})</span>'
+    body = f'{draw_scale(row)}<p class="plain">{sentence}</p>'
     return heading(row.verdict, CLASSES[row.verdict]), warning + unread + body + worth
 
 
-def tell_notes(clips: list[predict.Row]) -> str:
+def describe_notes(clips: list[predict.Row]) -> str:
     """Notes that all clips share, said once."""
     notes = {row.note for row in clips}
     return f"All clips: {notes.pop()}." if len(notes) == 1 and clips[0].note else ""
@@ -556,7 +556,7 @@ def show_result(
     good = [i for i, row in enumerate(clips) if row.verdict != "error"]
     session = Session(paths, model, [clips[i] for i in good], [places[i] for i in good])
     seconds = (models[0][1]["preprocessing"]["sound"] or SETTINGS)["clip_seconds"]
-    times, common = draw_timeline(session, seconds), tell_notes(session.clips)
+    times, common = draw_timeline(session, seconds), describe_notes(session.clips)
     table = [
         (row.clip, min(max(round(row.probability, 2), predict.SURE), 1 - predict.SURE), row.verdict)
         if common or not row.note
@@ -659,7 +659,7 @@ def describe_weights(name: str, metadata: dict) -> tuple[str, str]:
     sides = [f"{side} {n} ({data['participants'][side]})" for side, n in data["clips"].items()]
     versions = " ".join(f"{name} {version}" for name, version in metadata["versions"].items())
     text = f"### {escape(name)}\nIt learnt from {data['corpus'] or 'a corpus that is not named'}. "
-    text += f"{tell_worth([(None, metadata)])}\n"
+    text += f"{describe_worth([(None, metadata)])}\n"
     heads = ["| Test score [95% interval] | clips | people |", "|---|---|---|"]
     rows = [
         f"| {title} | {' | '.join(row)} |"

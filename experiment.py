@@ -34,6 +34,7 @@ from speech.cli import (
     Parser,
     at_least,
     check_format,
+    check_regular,
     check_writable,
     locked,
     optional,
@@ -43,10 +44,17 @@ from speech.cli import (
 )
 from speech.dataset import Clips, check_clips, read_labels, split_clips, split_folds
 from speech.device import joined_processes, pick_device, wait_for_first
-from speech.metadata import DataSummary, hash_participant, make_metadata, makes_shape, versions
+from speech.metadata import (
+    DataSummary,
+    hash_participant,
+    is_argument,
+    make_metadata,
+    makes_shape,
+    versions,
+)
 
 FITTED_CLIPS = 20_000  # baseline and familiarity are fitted on at most so many: memory stays flat
-PATIENCE = 8  # epochs; under --folds no one is held out for it: every fold is short of people
+PATIENCE = 8  # epochs; no validation split with --folds: every fold is short of people
 CHECKPOINT_FORMAT = 2  # 1 had no number, and did not know the clips' content
 
 # --- flags --------------------------------------------------------------------------------------
@@ -60,7 +68,7 @@ SEARCH = {
     "augment": (0.0, 2.0),
 }
 # Flags that decide where a run reads, computes and writes, not what comes out of it.
-PLACES = {"spectrograms", "labels", "weights", "device", "workers", "resume"}
+RUN_FLAGS = {"spectrograms", "labels", "weights", "device", "workers", "resume"}
 
 
 def fold_count(text: str) -> int | str:
@@ -101,14 +109,20 @@ def training_parser(
     add("--weight-decay", metavar="RATE", type=rate, default=weight_decay, help=decay)
     mean = "take from each unit's gradient its mean over the inputs (Yong et al. 2020)"
     add("--centralise", action=switch, default=centralise, help=mean)
-    patience = "stop after N epochs without a better validation loss; 0 holds nobody out for it "
-    patience += f"and keeps the last epoch (default: {PATIENCE}, but 0 with --folds)"
+    patience = "stop after N epochs without a better validation loss; 0: no validation split, "
+    patience += f"the last epoch is kept (default: {PATIENCE}, but 0 with --folds)"
     add("--patience", metavar="N", type=count, default=argparse.SUPPRESS, help=patience)
     masks = "rotate clips in time and mask them; 1 is masks of up to 20 bins and frames"
     add("--augment", metavar="STRENGTH", type=rate, nargs="?", const=1.0, default=1.0, help=masks)
     add("--no-augment", dest="augment", action="store_const", const=0.0, default=argparse.SUPPRESS)
     add("--balance", action=switch, default=True, help="weight the classes")
-    add("--seed", metavar="N", type=count, default=42, help="of split, weights and batches")
+    add(
+        "--seed",
+        metavar="N",
+        type=at_least(0, below=2**31),
+        default=42,
+        help="of split, weights and batches",
+    )
 
     add = parser.add_argument_group("run").add_argument
     weights = f"weights/{name}.safetensors"
@@ -130,12 +144,15 @@ def parse_training(
         args.patience = 0 if args.folds else PATIENCE
     if args.weights.endswith("/") or Path(args.weights).is_dir():
         args.weights = str(Path(args.weights, f"{args.model}.safetensors"))
+    if Path(args.weights).suffix != ".safetensors":  # the report's files have the same stem
+        expected = "expected a name that ends in .safetensors, or a folder"
+        raise InputError(f"--weights {args.weights}: {expected}")
     return args
 
 
 def result_flags(args: argparse.Namespace) -> dict:
     """The flags that the result depends on."""
-    return {name: value for name, value in vars(args).items() if name not in PLACES}
+    return {name: value for name, value in vars(args).items() if name not in RUN_FLAGS}
 
 
 def differing_flags(args: dict, earlier: dict, defaults: dict) -> list[str]:
@@ -190,7 +207,9 @@ def read_dataset_json(labels: Path, shape: tuple[int, int]) -> dict:
             sound = None
         synthetic = bool(known.get("synthetic"))
         return {"name": name and str(name), "synthetic": synthetic, "sound": sound}
-    except Exception as error:  # of what another hand may have written
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:  # the file may have been edited
         reason = f"damaged ({str(error)[:200]}); remove it, or make the dataset again"
         raise InputError(f"{path}: {reason}") from error
 
@@ -241,6 +260,11 @@ def check_given_folds(frame: pd.DataFrame) -> None:
         raise InputError("--folds given: the column fold names one fold, expected at least 2")
 
 
+def has_official_test(frame: pd.DataFrame) -> bool:
+    """Whether a column split says which clips are tested."""
+    return "split" in frame and bool(frame["split"].isin(["val", "test"]).any())
+
+
 def summarize_data(args: argparse.Namespace, corpus: Corpus, splits: list[dict]) -> DataSummary:
     frame = corpus.clips.frame
     sides = {name: frame.iloc[positions] for name, positions in splits[0].items()}
@@ -251,7 +275,7 @@ def summarize_data(args: argparse.Namespace, corpus: Corpus, splits: list[dict])
         synthetic=corpus.synthetic,
         sha256=corpus.sha256,
         content=corpus.clips.content,
-        split="official" if "split" in frame and not args.folds else by,
+        split="official" if not args.folds and has_official_test(frame) else by,
         folds=len(splits) if args.folds else None,
         total={"clips": len(frame), "participants": frame["participant"].nunique()},
         clips={name: len(side) for name, side in sides.items()},
@@ -269,7 +293,7 @@ def announce(data: DataSummary, shape: tuple[int, int]) -> None:
     total, people = data.total, data.participants
     print0(f"{total['clips']} clips of {total['participants']} participants, each {shape}")
     if data.folds:
-        print0(f"{data.folds} folds by {data.split}")
+        print0(f"{data.folds} folds, split by {data.split}")
     else:
         sides = [f"{name} {n} ({people[name]})" for name, n in data.clips.items()]
         print0(f"split by {data.split}, clips (participants): {', '.join(sides)}")
@@ -470,6 +494,10 @@ def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> None
                 print0(f"fold {done + 1}/{len(splits)}")
             torch.manual_seed(args.seed)
             model = build(args, *clips.shape)
+            if wrong := [
+                name for name, value in model.arguments.items() if not is_argument(name, value)
+            ]:
+                raise InputError(f"a weights file cannot hold this model's {', '.join(wrong)}")
             training = make_training(args, model, dataset, splits[done], device)
             people = clips.frame["participant"].to_numpy(str)
             result, known = train_split(training, checkpoint, people)
@@ -482,13 +510,13 @@ def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> None
         predictions = collect_predictions(clips.frame, splits, checkpoint.results)
         table = summarize_run(predictions, bool(args.folds))
         written = f"wrote {path.with_suffix('')}.json and .png"
-        if not args.folds:  # the weights come first: nothing that is drawn may cost them
+        if not args.folds:  # the weights come first: a failing picture must not lose them
             temperature = checkpoint.results[0]["temperature"]
             facts = temperature, corpus.sound, dataclasses.asdict(data), table
             metadata = make_metadata(model.name, model.arguments, *facts)
             metadata["familiarity"] = known
             if not known:
-                print0("too few clips or people to tell later which clips are unlike them")
+                print0("too few clips or people to recognise unfamiliar clips later")
             save_weights(args.weights, model, metadata)
         write_report(args, data, predictions, table, checkpoint.results)
         print0(f"{written}, no weights" if args.folds else f"{written}, {args.weights}")
@@ -503,6 +531,8 @@ def train(parser: argparse.ArgumentParser, build: Build) -> int:
     """
     args, defaults = parse_training(parser), vars(parser.parse_args([]))
     check_writable(args.weights)
+    for ending in (".json", ".png", ".checkpoint"):
+        check_regular(Path(args.weights).with_suffix(ending))
     try:
         with locked(args.weights) if RANK == 0 else nullcontext():
             run_training(args, defaults, build)

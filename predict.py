@@ -301,11 +301,41 @@ class Row(NamedTuple):
     note: str
 
 
-def read_windows(paths: Iterable[Path], metadata: dict, tick: Tick = no_tick) -> Iterator[Window]:
-    """Yields the windows of files, one after the other; the clip of a bad file is None."""
+def show_name(path: Path) -> str:
+    """A file's name without its ending; bytes that are no text and line breaks as escapes."""
+    name = path.stem.encode(errors="backslashreplace").decode()  # Linux allows any bytes
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
+def name_people(paths: Iterable[Path]) -> dict[Path, str]:
+    """Whose each file is: the part of its name before _clip_, and its folder where several hold
+    such a person: alice/interview.wav and bob/interview.wav are two people.
+    """
+    people = {path: show_name(path).split("_clip_")[0] for path in paths}
+    folders = {}
+    for path, person in people.items():
+        folders.setdefault(person, set()).add(path.parent)
+    apart = {person for person, where in folders.items() if len(where) > 1}
+    return {
+        path: f"{path.parent.as_posix()}/{person}" if person in apart else person
+        for path, person in people.items()
+    }
+
+
+def read_windows(
+    paths: Iterable[Path],
+    metadata: dict,
+    tick: Tick = no_tick,
+    people: dict[Path, str] | None = None,
+) -> Iterator[Window]:
+    """Yields the windows of files, one after the other; the clip of a bad file is None.
+
+    Args:
+        people: whose each file is, as name_people finds them.
+    """
     for path in paths:
-        name = path.stem.encode(errors="backslashreplace").decode()  # Linux allows any bytes
-        person = name.split("_clip_")[0]
+        name = show_name(path)
+        person = people[path] if people else name.split("_clip_")[0]
         try:
             clips, starts, note = read_input(path, metadata, tick)
         except InputError as error:
@@ -316,9 +346,15 @@ def read_windows(paths: Iterable[Path], metadata: dict, tick: Tick = no_tick) ->
             yield name if whole else f"{name}_clip_{round(start, 1):g}", person, note, clip
 
 
-def predict(models: Models, paths: Iterable[Path], uncertain: Band = UNCERTAIN) -> Iterator[Row]:
+def predict(
+    models: Models,
+    paths: Iterable[Path],
+    uncertain: Band = UNCERTAIN,
+    people: dict[Path, str] | None = None,
+) -> Iterator[Row]:
     """Yields the rows of the clips as they come, then those of the participants."""
-    yield from predict_windows(models, read_windows(paths, models[0][1]), uncertain)
+    windows = read_windows(paths, models[0][1], people=people)
+    yield from predict_windows(models, windows, uncertain)
 
 
 def predict_windows(
@@ -429,7 +465,7 @@ def main() -> int:
     print(notice(models), *(f"note: {note}" for note in notes), sep="\n", flush=True)
     rows, bar = [], tqdm(paths, unit="file", disable=None)
     with open_output(args.csv, width=10 + max(len(path.stem) for path in paths)) as write:
-        for row in predict(models, bar, args.uncertain):
+        for row in predict(models, bar, args.uncertain, name_people(paths)):
             write(row)
             rows.append(row)
     people, bad = sum(not row.clip for row in rows), sum(row.verdict == "error" for row in rows)

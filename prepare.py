@@ -299,7 +299,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--layout", choices=LAYOUTS, help="instead of recognising it")
     add("--jobs", metavar="N", type=at_least(1), default=os.cpu_count(), help="processes")
-    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add("--dry-run", action="store_true", help="print the plan, write nothing")
     add("--overwrite", action="store_true", help="delete another dataset that --out holds")
     return parser.parse_args()
 

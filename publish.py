@@ -123,7 +123,7 @@ def write_requirements(hardware: str) -> str:
 
 
 def write_app(hardware: str, weights: list[str]) -> str:
-    """app.py: demo.py with what a Space cannot be told on the command line."""
+    """app.py: demo.py with the arguments that a Space has no command line for."""
     arguments = ["--weights", *weights] if weights else []
     return APP.format(gpu=GPU if hardware == "zero" else "", arguments=json.dumps(arguments))
 

@@ -54,6 +54,8 @@ def read_run(path: str) -> tuple[pd.DataFrame, dict | None, str]:
             format_summary(path, baseline, baseline)  # raises unless it can be shown
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except NO_REPORT as error:
         reason = "no out-of-fold predictions that can be read; train with --folds"
         raise InputError(f"{path}: {reason}") from error
@@ -100,7 +102,7 @@ def compare_pair(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict]:
         value, *draws = differences[name]
         scores[name] = dict.fromkeys(("value", "low", "high"))
         if not np.isnan(value):
-            low, high = -1.0, 1.0  # of four people a bootstrap says too little
+            low, high = -1.0, 1.0  # too few people for a bootstrap
             if n_people >= FEWEST_PEOPLE:
                 low, high = interval(np.array(draws), value, n_people) if any(draws) else (0.0, 0.0)
             scores[name] = {"value": value, "low": low, "high": high}
@@ -129,7 +131,7 @@ def explain(difference: dict) -> str:
         return "the first is better"
     if difference["high"] < 0:
         return "the second is better"
-    return "no difference that could not be luck"
+    return "no significant difference"
 
 
 def main() -> None:

@@ -201,7 +201,7 @@ def find_loudest(file: "SoundFile") -> int | None:
     length = max(SAMPLES_PER_BLOCK // file.channels, 1)
     while left > 0:
         block = file.read(min(length, left), dtype="float32", always_2d=True)
-        if not len(block) or not np.isfinite(block).all():  # whoever reads that far is told
+        if not len(block) or not np.isfinite(block).all():  # an error, for whoever reads that far
             break
         power += np.square(block, dtype=float).sum(axis=0)
         mean_power += float(np.square(block.mean(axis=1), dtype=float).sum())

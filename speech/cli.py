@@ -38,6 +38,9 @@ class InputError(ValueError):
 
 def run(main: Callable[[], int | None]) -> None:
     """Runs a script's `main`; a user's mistake or a failing disk is one line and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names need not be UTF-8, terminals need not show it
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
     except (InputError, OSError) as error:

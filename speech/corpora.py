@@ -196,7 +196,8 @@ def read_avec_file(path: Path) -> pd.DataFrame:
             raise InputError(f"{path}: columns {' and '.join(same)} mean the same: keep one")
         if not same and name == "participant_id":
             raise InputError(f"{path}: expected a column participant_id, found {list(names)[:5]}")
-    table = table.rename(columns=names).reindex(columns=kept)
+    table = table.rename(columns=names)
+    table = table.loc[:, table.columns.isin(kept)].reindex(columns=kept, fill_value="")
     # pandas writes ids as 300.0 where one is missing; folders are called 300_P
     table["participant_id"] = table["participant_id"].str.replace(r"(\.0+|_P)$", "", regex=True)
     for name in ("phq_score", "phq_binary"):

@@ -36,7 +36,7 @@ def min_max(array: np.ndarray) -> np.ndarray:
     if low == high:
         raise InputError(f"constant (every value is {low:g}): a silent or an empty recording?")
     if high - low > float(np.finfo(np.float32).max):
-        raise InputError(f"values from {low:g} to {high:g} are no spectrogram")
+        raise InputError(f"values from {low:g} to {high:g}: not a spectrogram")
     return (array - low) / (high - low)
 
 
@@ -151,15 +151,17 @@ def read_table(path: str | Path, *columns: str, ragged: bool = False) -> pd.Data
         InputError: one line that names the file, what was found and how to save it.
     """
     text = read_text(path, "replace" if ragged else "strict")
+    text = re.sub(r"\Asep=.\r?\n", "", text)  # Excel's own first line
     separator = max(",;\t", key=text.partition("\n")[0].count)
     # DAIC-WOZ's transcripts, with tabs, have stray quotation marks.
-    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    quoting = csv.QUOTE_NONE if ragged and separator == "\t" else csv.QUOTE_MINIMAL
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting)
     try:
         header, *rows = [[cell.strip() for cell in line] for line in lines] or [[]]
     except csv.Error as error:
         raise InputError(f"{path}: not a CSV file ({error})") from error
-    header = [re.sub(r"[\s-]+", "_", name.lower()) for name in header]
+    header = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in header]  # ParticipantID
+    header = [re.sub(r"[\s.-]+", "_", name.lower()) for name in header]
     if not set(columns) <= set(header):
         found = join_names(map(repr, header))[:200]
         raise InputError(f"{path}: expected columns {' and '.join(columns)}, found {found}")
@@ -194,12 +196,13 @@ COLUMNS = {  # what a column may be called
 }
 
 
+INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
 compose = partial(unicodedata.normalize, "NFC")  # spreadsheets compose é, macOS decomposes it
 
 
 def fold_spelling(name: str) -> str:
     """What a name has in common with its other spellings: `S01`, `s1 ` and `S1.0` are one."""
-    name = re.sub(r"\s", "", unicodedata.normalize("NFKC", name).casefold())
+    name = INVISIBLE.sub("", unicodedata.normalize("NFKC", name).casefold())
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"\.0+$", "", name))
 
 
@@ -229,7 +232,10 @@ def rename_columns(table: pd.DataFrame, key: str, path: str | Path) -> list[str]
     table.columns = [names[column] for column in table.columns]
     if table.columns.duplicated().any():
         raise InputError(f"{path}: column {key} is there twice: keep one")
-    return [f"{path}: columns that are not used: {join_names(unused)}"] if unused else []
+    if not unused:
+        return []
+    named = join_names(name or "(without a name)" for name in unused)
+    return [f"{path}: columns that are not used: {named}"]
 
 
 def normalise_rows(table: pd.DataFrame, path: str | Path) -> list[str]:
@@ -244,7 +250,7 @@ def normalise_rows(table: pd.DataFrame, path: str | Path) -> list[str]:
     if "gender" in table:
         words = table["gender"].str.lower()
         table["gender"] = words.map(GENDERS).fillna(words).replace("", np.nan)
-    for name in {"participant", "fold"} & set(table.columns):
+    for name in [name for name in ("participant", "fold") if name in table]:
         table[name] = [compose(cell) for cell in table[name]]
         checks.append((name, table[name] == "", "is empty: name it in every row"))
     return list_problems(table, checks)
@@ -276,6 +282,8 @@ def read_rows(path: str | Path, key: str) -> tuple[pd.DataFrame, list[str], list
     problems = normalise_rows(table, path)
     if "participant" in table:
         problems += find_alike(table["participant"], "participants")
+    if "fold" in table:
+        problems += find_alike(table["fold"], "folds")
     return table, notes, problems
 
 
@@ -287,15 +295,20 @@ def find_stems(name: str) -> set[str]:
 
 
 def check_people(participants: pd.Series, path: str | Path, advice: str = "") -> None:
-    """Stops where every name is taken for a person of its own, but several begin alike.
+    """Stops where names that are taken for people of their own begin alike.
 
     Corpora name files `300_3`, `S01-03` or `03-01-06-01-02-01-12`: a split "by participant" would
-    then put one voice on both sides, and the score would measure recognising it.
+    then put one voice on both sides, and the score would measure recognising it. Where people have
+    several clips, names may begin with the same word (sub_01, sub_02), not with the same number.
     """
-    if participants.duplicated().any():
-        return
-    stems = Counter(stem for name in participants for stem in find_stems(name))
-    if alike := [name for name in participants if any(stems[s] > 1 for s in find_stems(name))]:
+    several = participants.duplicated().any()
+    participants = pd.Series(participants.unique(), dtype=object)
+
+    def find_shared(name: str) -> set[str]:
+        return {stem for stem in find_stems(name) if not several or re.search(r"\d", stem)}
+
+    stems = Counter(stem for name in participants for stem in find_shared(name))
+    if alike := [name for name in participants if any(stems[s] > 1 for s in find_shared(name))]:
         raise InputError(
             f"{path}: who is who? Without a column participant each of {join_names(alike, 3)} is a "
             f"person of its own, but they begin alike: add a column participant{advice}"
@@ -332,7 +345,7 @@ def read_labels(path: str | Path, ask_who: bool = True) -> tuple[pd.DataFrame, l
         problems += find_alike(frame["participant"], "participants")
         if not problems and ask_who:
             without = frame["participant"][~frame["id"].str.contains("_clip_")]
-            for names in (frame["participant"], without):
+            for names in (without, frame["participant"]):
                 check_people(names, path, ", or (in training) pass --split clip to go on without")
         if frame["participant"].is_unique:
             notes.append(f"{path}: no column participant: each clip is taken for another person's")
@@ -368,13 +381,16 @@ def looks_linear(clip: np.ndarray) -> bool:
 
 def find_paths(ids: Iterable[str], folder: Path) -> tuple[list[str | None], list[str]]:
     """The .npy file of each id, in whichever Unicode form its name is, and what is missing."""
-    files = {}
-    for name in os.listdir(folder):
-        files.setdefault(compose(name), name)
+    files, twice = {}, set()
+    for name in sorted(os.listdir(folder)):
+        if files.setdefault(compose(name), name) != name:
+            twice.add(compose(name))
     lower = {name.lower(): name for name in files}
     paths, problems = [], []
     for name in (f"{one}.npy" for one in ids):
         paths.append(os.path.join(folder, files[name]) if name in files else None)
+        if name in twice:
+            problems.append(f"{name} is there in two Unicode forms: remove one")
         if name not in files:
             other = lower.get(name.lower())
             hint = f"; {other} differs in case: rename it" if other else ""
@@ -514,6 +530,8 @@ def split_clips(frame: pd.DataFrame, by: str, seed: int, test=None, validate=Tru
     """
     everything = np.arange(len(frame))
     split = {name: np.flatnonzero(frame["split"] == name) for name in SIDES if "split" in frame}
+    if split and not len(split["train"]):
+        raise InputError("column split: expected rows of train, found none")
     val = split.get("val", everything[:0])
     if test is None:
         test = split.get("test", everything[:0])

@@ -126,7 +126,7 @@ def check_metadata(metadata: dict) -> dict:
     """`metadata` of any format as the newest; raises unless it holds what the scripts read."""
     check_format(metadata, WEIGHTS_FORMAT)  # 1 differs by the number alone
     shape, arguments, data = (metadata[name] for name in ("shape", "arguments", "data"))
-    json.dumps(metadata, ensure_ascii=False).encode()  # halves of characters cannot be shown
+    json.dumps(metadata, ensure_ascii=False).encode()  # lone surrogates cannot be printed
     _ = data["corpus"], data["split"], set(data["seen"]), metadata["versions"].items()
     usable = {
         "arguments": all(is_argument(*item) for item in arguments.items()),

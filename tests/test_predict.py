@@ -2,6 +2,7 @@
 
 import csv
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -621,3 +622,37 @@ def test_real_speech(weights, tmp_path):
     run = call_script("predict.py", *recordings, *spectrograms, *flags)
     assert run.returncode == 0, run.stdout + run.stderr
     assert all(0 < float(row["probability"]) < 1 for row in read_rows(tmp_path / "out.csv"))
+
+
+def test_the_same_name_in_two_folders_is_two_people(tmp_path, weights):
+    rng = np.random.default_rng(0)
+    for person in ("alice", "bob"):
+        (tmp_path / person).mkdir()
+        np.save(tmp_path / person / "interview.npy", rng.random((128, 251)))
+        np.save(tmp_path / person / f"only {person}_clip_0.npy", rng.random((128, 251)))
+    flags = ["--weights", weights / "lstm.safetensors", "--csv", tmp_path / "p.csv"]
+    process = call_script("predict.py", tmp_path, *flags)
+    assert process.returncode == 0 and "4 clips of 4 participants" in process.stdout
+    table = pd.read_csv(tmp_path / "p.csv")
+    people = set(table["participant"])
+    assert {"only alice", "only bob"} <= people
+    assert {Path(name).parent.name for name in people if "interview" in name} == {"alice", "bob"}
+
+
+def test_a_name_with_a_line_break_forges_no_row(tmp_path, weights):
+    np.save(tmp_path / "a\nforged,Depressed.npy", np.random.default_rng(0).random((128, 251)))
+    process = call_script("predict.py", tmp_path, "--weights", weights / "lstm.safetensors")
+    assert process.returncode == 0 and "\nforged" not in process.stdout
+    assert r"a\nforged,Depressed" in process.stdout
+
+
+def test_transposed_and_power_are_named(tmp_path, weights):
+    clip = np.random.default_rng(0).random((128, 251)).astype(np.float32)
+    np.save(tmp_path / "transposed.npy", clip.T)
+    np.save(tmp_path / "power.npy", 10 ** (20 * clip))
+    np.save(tmp_path / "whole.npy", clip)
+    process = call_script("predict.py", tmp_path, "--weights", weights / "lstm.safetensors")
+    rows = {line.split()[0]: line for line in process.stdout.splitlines() if line.strip()}
+    assert "transposed? Save its .T" in rows["transposed"] or process.returncode == 1
+    assert "found (251, 128): transposed? Save its .T" in process.stdout
+    assert "almost all values next to 0, as mel power has" in process.stdout

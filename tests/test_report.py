@@ -203,7 +203,7 @@ def test_a_better_run_is_told_from_luck(write):
     text = call_script("report.py", *reversed(paths)).stdout
     assert "over people: the first is better" in text
     text = call_script("report.py", paths[0], write("c.json", content(again))).stdout
-    assert "over people: no difference that could not be luck" in text
+    assert "over people: no significant difference" in text
     assert "paired" not in call_script("report.py", paths[0]).stdout
 
 

@@ -267,6 +267,8 @@ def test_given_participants_win_over_ids(tmp_path):
         "id , label\na,1\nb,0",
         "ID,Label\na,Depressed\nb,not depressed\n",
         "id\tlabel\na\tYES\nb\tno\n",
+        '"id"\t"label"\n"a"\t"1"\n"b"\t"0"\n',
+        "sep=;\nid;label\na;1\nb;0\n",
         "id,label,,\na,1,,\n,,,\nb,0,,\n,,,\n",
         "\ufeffid;label;\na.npy;Not_Depressed;\nb.NPY;Not-Depressed;\n".replace(
             ";Not_Depressed", ";1"
@@ -296,6 +298,7 @@ def test_csv_dialects(tmp_path, text):
         ("id,label\n..,1\nc\\d,0\n", "2 problems"),
         ("id,label,split\na,1,all\n", "row 2: split 'all' is not train, val or test"),
         ("id,label,fold\na,1,\n", "row 2: fold '' is empty"),
+        ("id,label,fold\na,1,1\nb,0,01\n", "folds '01' and '1' differ only in"),
         ('id,label\n"a,1\n', "row 2 has 1 cells, the header 2"),
         ("id,label\na,1,x,y\n", "row 2 has 4 cells, the header 2"),
         ("id,label\na,1\nb\n", "row 3 has 1 cells, the header 2.*save it as CSV UTF-8"),
@@ -342,7 +345,8 @@ def test_columns_go_by_other_names_and_cells_by_other_spellings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "column", ["participant", "Participant_ID", "speaker", "SUBJECT", " subject_id "]
+    "column",
+    ["participant", "Participant_ID", "ParticipantID", "speaker", "SUBJECT", " subject_id "],
 )
 def test_every_name_of_the_participant_column_is_obeyed(tmp_path, column):
     frame, notes = read_labels(labels(tmp_path, f"id,label,{column}\n300_1,1,A\n300_2,1,A\n"))
@@ -367,6 +371,7 @@ def test_every_name_of_the_participant_column_is_obeyed(tmp_path, column):
         ["300 3", "300 4"],
         ["a_clip_0", "a_clip_8", "300_3", "300_4"],
         ["300_1_clip_0", "300_2_clip_0"],
+        ["300_1_clip_0", "300_1_clip_8", "300_2_clip_0", "300_2_clip_8"],
     ],
 )
 def test_ids_that_hide_who_is_who_stop_the_run(tmp_path, ids):
@@ -386,6 +391,7 @@ def test_ids_that_hide_who_is_who_stop_the_run(tmp_path, ids):
         ["300_clip_0", "301_clip_0", "302_clip_0"],
         ["anna", "bob", "300"],
         ["S001_clip_0", "S002_clip_0"],
+        ["sub_01_clip_0", "sub_01_clip_8", "sub_02_clip_0", "sub_02_clip_8"],
         ["101", "102", "103"],
     ],
 )
@@ -407,6 +413,7 @@ def test_ids_that_tell_who_is_who_are_read(tmp_path, ids):
         ("Anna  M", "Anna M"),
         ("e\u0301va", "\u00e9va"),
         ("\uff21", "A"),
+        ("p1", "p1\u200b"),
     ],
 )
 def test_participants_that_differ_only_in_spelling_are_refused(tmp_path, one, other):
