@@ -429,8 +429,8 @@ def describe_worth(models: predict.Models) -> str:
     """One sentence: how often the model was right about people it had not heard."""
     facts = []
     for _, metadata in models:
-        accuracy, n = metadata["test"]["participants"]["accuracy"], metadata["data"]["participants"]
-        n = n["test"] if isinstance(n, dict) else n
+        accuracy = metadata["test"]["participants"].get("accuracy")  # None: converted weights
+        n = metadata["data"]["participants"].get("test", 0)
         if accuracy and accuracy["value"] is not None:
             interval = f"[{accuracy['low']:.2f}, {accuracy['high']:.2f}]"
             facts.append(f"about {accuracy['value'] * n:.0f} of {n} people {interval}")

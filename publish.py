@@ -18,7 +18,18 @@ from speech.hub import PREFIX, REPOSITORY, fetch, hub_errors, parse, quieten
 from speech.report import LEVELS, format_scores
 
 ROOT = Path(__file__).parent
-SOURCES = ("*.py", "speech/*.py", "speech/*.css", "speech/*.js", "requirements.txt", "LICENSE")
+# Named, so that nothing else that lies beside them is published.
+SCRIPTS = ("common", "experiment", "predict", "demo", "prepare", "synthetic", "tune")
+SCRIPTS += ("publish", "report")
+SOURCES = (
+    *(f"{name}.py" for name in SCRIPTS),
+    "train_*.py",
+    "speech/*.py",
+    "speech/*.css",
+    "speech/*.js",
+    "requirements.txt",
+    "LICENSE",
+)
 EXAMPLES = ("examples/*.npy", "examples/*.wav", "examples/*.png")  # synthetic, all of them
 EXAMPLE_WEIGHTS = "examples/*.safetensors"
 OURS = re.compile(r"[^/]+\.py|(speech|examples|weights)/.*")  # in a Space: removed when not renewed
