@@ -7,27 +7,26 @@ import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
-
 from common import (
     SCHEDULES,
+    TEMPERATURES,
     Diverged,
     Interrupted,
+    Members,
     SpectrogramDataset,
     SpectrogramModel,
-    Training,
     fit_temperature,
     save_weights,
 )
+from members import Build, Unit, count_jobs, plan_units, train_all
 from speech import familiarity, report
-from speech.audio import DATASET_FORMAT
+from speech.audio import DATASET_FORMAT, SOUND
 from speech.cli import (
     RANK,
     InputError,
@@ -39,6 +38,7 @@ from speech.cli import (
     locked,
     optional,
     print0,
+    read_file,
     write_atomically,
     write_json,
 )
@@ -53,9 +53,13 @@ from speech.metadata import (
     versions,
 )
 
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
 FITTED_CLIPS = 20_000  # baseline and familiarity are fitted on at most so many: memory stays flat
+FOLD_TEMPERATURES = (0.5, 5.0)  # bounds: nearly everybody decides, and may say: more certain
 PATIENCE = 8  # epochs; no validation split with --folds: every fold is short of people
-CHECKPOINT_FORMAT = 2  # 1 had no number, and did not know the clips' content
 
 # --- flags --------------------------------------------------------------------------------------
 
@@ -68,7 +72,7 @@ SEARCH = {
     "augment": (0.0, 2.0),
 }
 # Flags that decide where a run reads, computes and writes, not what comes out of it.
-RUN_FLAGS = {"spectrograms", "labels", "weights", "device", "workers", "resume"}
+RUN_FLAGS = {"spectrograms", "labels", "weights", "device", "workers", "jobs", "resume"}
 
 
 def fold_count(text: str) -> int | str:
@@ -84,6 +88,7 @@ def training_parser(
     lr: float,
     weight_decay: float,
     centralise: bool,
+    members: int = 1,
 ) -> argparse.ArgumentParser:
     """The flags that training scripts share; a script gives those defaults that are its model's."""
     count, rate, switch = at_least(0), at_least(0, float), argparse.BooleanOptionalAction
@@ -116,6 +121,8 @@ def training_parser(
     add("--augment", metavar="STRENGTH", type=rate, nargs="?", const=1.0, default=1.0, help=masks)
     add("--no-augment", dest="augment", action="store_const", const=0.0, default=argparse.SUPPRESS)
     add("--balance", action=switch, default=True, help="weight the classes")
+    networks = "networks to train, apart, that answer as one by their mean logit"
+    add("--members", metavar="N", type=at_least(1), default=members, help=networks)
     add(
         "--seed",
         metavar="N",
@@ -131,6 +138,9 @@ def training_parser(
     precision = "auto is bf16 where the processor has it"
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=precision)
     add("--workers", metavar="N", type=count, default=0, help="processes that read clips")
+    jobs = "processes that train folds and members side by side, on one core each; nothing but "
+    jobs += "the time depends on it (default: as many as cores and memory allow, 1 on a GPU)"
+    add("--jobs", metavar="N", type=at_least(1), help=jobs)
     add("--resume", action="store_true", help="go on from an interrupted run's checkpoint")
     return parser
 
@@ -153,16 +163,6 @@ def parse_training(
 def result_flags(args: argparse.Namespace) -> dict:
     """The flags that the result depends on."""
     return {name: value for name, value in vars(args).items() if name not in RUN_FLAGS}
-
-
-def differing_flags(args: dict, earlier: dict, defaults: dict) -> list[str]:
-    """How an earlier run's flags differ; one that it did not know yet counts as its default."""
-    known = {name: earlier.get(name, defaults.get(name)) for name in args}
-    return [
-        f"{name} was {known[name]!r}, is {value!r}"
-        for name, value in args.items()
-        if known[name] != value
-    ]
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -192,6 +192,10 @@ def find_data(args: argparse.Namespace) -> tuple[Path, Path]:
     folder = Path(vars(args).get("spectrograms", "Spectrograms"))
     if not folder.is_dir():
         raise InputError(f"--spectrograms {folder}: no such folder (of a .npy file per clip)")
+    sound = [path for path in folder.iterdir() if re.search(rf"(?i){SOUND}$", path.name)]
+    if sound and not any(folder.glob("*.npy")):
+        found = f"no .npy there, but recordings such as {sound[0].name}"
+        raise InputError(f"--spectrograms {folder}: {found}: prepare.py makes clips of them")
     return folder, Path(vars(args).get("labels", "dataset.csv"))
 
 
@@ -199,7 +203,7 @@ def read_dataset_json(labels: Path, shape: tuple[int, int]) -> dict:
     """What prepare.py or synthetic.py noted of the clips beside their labels, if it is there."""
     path = labels.with_name("dataset.json")
     try:
-        known = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
+        known = json.loads(read_file(path).decode("utf-8-sig")) if path.exists() else {}
         check_format(known, DATASET_FORMAT)
         name, sound = known.get("corpus"), known.get("settings")
         if not makes_shape(sound, shape):
@@ -221,7 +225,7 @@ def load_dataset(args: argparse.Namespace) -> Corpus:
     """
     folder, labels = find_data(args)
     frame, notes = read_labels(labels, ask_who=args.split == "participant")
-    sha256 = hashlib.sha256(labels.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(read_file(labels)).hexdigest()
     clips = check_clips(frame, folder)
     for note in notes + clips.notes:
         print0("note:", note)
@@ -231,8 +235,9 @@ def load_dataset(args: argparse.Namespace) -> Corpus:
 
 def plan_splits(args: argparse.Namespace, frame: pd.DataFrame) -> list[dict]:
     """The splits to train on: one, or one per fold."""
+    validate = args.patience > 0
     if not args.folds:
-        return [split_clips(frame, args.split, args.seed, validate=args.patience > 0)]
+        return [split_clips(frame, args.split, args.seed, validate=validate)]
     people, clips = frame["participant"].nunique(), len(frame)
     folds = people if args.folds == "people" else args.folds
     if folds == "given":
@@ -245,9 +250,7 @@ def plan_splits(args: argparse.Namespace, frame: pd.DataFrame) -> list[dict]:
     except ValueError as error:
         found = f"{people} participants with {clips} clips are too few ({error})"
         raise InputError(f"--folds {args.folds}: {found}; try fewer") from error
-    return [
-        split_clips(frame, args.split, args.seed, test, validate=args.patience > 0) for test in held
-    ]
+    return [split_clips(frame, args.split, args.seed, test, validate=validate) for test in held]
 
 
 def check_given_folds(frame: pd.DataFrame) -> None:
@@ -304,63 +307,7 @@ def announce(data: DataSummary, shape: tuple[int, int]) -> None:
 # --- checkpoint ---------------------------------------------------------------------------------
 
 
-class Checkpoint:
-    """What an interrupted run goes on from: finished folds, and the state of the current one."""
-
-    def __init__(self, path: Path, flags: dict, defaults: dict, content: str, resume: bool):
-        self.path, self.defaults = path, defaults
-        self.run = {"arguments": flags, "content": content}
-        self.results, self.state = [], None
-        if resume and path.exists():
-            self.load()
-        elif resume:
-            print0(f"no {path} to go on from: starting from the beginning")
-        elif path.exists():
-            print0(f"{path} of an interrupted run is not used: --resume would go on from it")
-
-    def load(self) -> None:
-        try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            check_format(saved, CHECKPOINT_FORMAT)
-            run, self.results, self.state = saved["run"], list(saved["results"]), saved["state"]
-            differing = differing_flags(self.run["arguments"], run["arguments"], self.defaults)
-            content = run.get("content")
-        except InputError as error:
-            raise InputError(f"{self.path}: {error}") from error
-        except Exception as error:  # torch.load has many ways to report a damaged file
-            raise InputError(f"{self.path}: damaged; remove it to start anew") from error
-        if content not in (None, self.run["content"]):
-            differing.append("the clips or labels have changed")
-        if differing:
-            raise InputError(f"{self.path}: of another run: {'; '.join(differing)}")
-        print0(f"going on from {self.path}")
-
-    def save(self, state: dict | None) -> None:
-        if RANK == 0:
-            content = {"run": self.run, "results": self.results, "state": state}
-            with write_atomically(self.path) as temporary:
-                torch.save(content | {"format": CHECKPOINT_FORMAT}, temporary)
-
-    def finish_fold(self, result: dict) -> None:
-        self.results.append(result)
-        self.state = None
-        self.save(None)
-
-
 # --- one split ----------------------------------------------------------------------------------
-
-
-def make_training(
-    args: argparse.Namespace,
-    model: SpectrogramModel,
-    dataset: SpectrogramDataset,
-    split: dict,
-    device: torch.device,
-) -> Training:
-    """Every other field of Training is the flag of its name."""
-    given = {"model": model, "dataset": dataset, "split": split, "device": device}
-    names = [field.name for field in dataclasses.fields(Training) if field.name not in given]
-    return Training(**given, **{name: getattr(args, name) for name in names})
 
 
 def read_some(dataset: SpectrogramDataset, positions: np.ndarray) -> Iterator[np.ndarray]:
@@ -387,10 +334,34 @@ def draw_some(positions: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(positions, FITTED_CLIPS, replace=False))
 
 
-def train_split(
-    training: Training, checkpoint: Checkpoint, participants: np.ndarray
+def mean_logits(units: list[Unit], side: str) -> np.ndarray:
+    """The mean of a split's members, (N, C), for the clips of one side."""
+    return np.mean([unit.checkpoint.result[side].numpy() for unit in units], axis=0)
+
+
+def fit_temperatures(folds: list[list[Unit]], labels: np.ndarray) -> list[float]:
+    """The temperature of each split, fitted on people that its networks were not trained on.
+
+    These are its validation people. Without any, as --folds leaves nobody out of training for it,
+    they are those of the other folds, asked by the networks that had not heard them: no person's
+    own clips decide how sure anybody is of them.
+    """
+    temperatures = []
+    for fold in folds:
+        asked, bounds = [(fold, "val")], TEMPERATURES
+        if not len(fold[0].split["val"]):
+            asked += [(other, "test") for other in folds if other is not fold]
+            bounds = FOLD_TEMPERATURES
+        logits = np.concatenate([mean_logits(units, side) for units, side in asked])
+        positions = np.concatenate([units[0].split[side] for units, side in asked])
+        temperatures.append(fit_temperature(logits, labels[positions], bounds))
+    return temperatures
+
+
+def combine_members(
+    units: list[Unit], temperature: float, participants: np.ndarray
 ) -> tuple[dict, familiarity.Familiarity | None]:
-    """Trains on one split and scores its test clips, once.
+    """What the trained members of one split give together.
 
     Args:
         participants: (N,), of all clips.
@@ -398,24 +369,22 @@ def train_split(
     Returns:
         What the report needs; and what the clips of training and validation sound like.
     """
-    if checkpoint.state:
-        training.load_state(checkpoint.state)
-    training.fit(checkpoint.save)
-    dataset, split = training.dataset, training.split
-    temperature = fit_temperature(training.predict("val"), training.labels[split["val"]])
-    logits = training.predict("test") / temperature
-    train = draw_some(split["train"], training.seed)
-    used = draw_some(np.union1d(split["train"], split["val"]), training.seed)
+    dataset, split, seed = units[0].dataset, units[0].split, units[0].args.seed
+    results = [unit.checkpoint.result for unit in units]
+    logits = np.array([one["test"].numpy() for one in results], float) / temperature
+    logits = logits[..., 1] - logits[..., 0]  # (members, N)
+    train = draw_some(split["train"], seed)
+    used = draw_some(np.union1d(split["train"], split["val"]), seed)
     known = familiarity.fit(read_some(dataset, used), participants[used])
     answered = [
         None if known is None else familiarity.is_answerable(known, clip)
         for clip in read_some(dataset, split["test"])
     ]
     result = {
-        "history": training.history,
-        "best_epoch": training.best["epoch"],
+        "trainings": [(one["history"], one["best_epoch"]) for one in results],
         "temperature": temperature,
-        "logit": (logits[:, 1] - logits[:, 0]).tolist(),
+        "logit": logits.mean(axis=0).tolist(),
+        "spread": expit(logits).std(axis=0).tolist(),
         "linear": baseline_probabilities(dataset, train, split["test"]).tolist(),
         "answered": answered,
     }
@@ -427,7 +396,7 @@ def train_split(
 
 def collect_predictions(frame: pd.DataFrame, splits: list[dict], results: list) -> pd.DataFrame:
     """The test clips of all splits, with what was predicted for them when they were held out."""
-    columns = ("logit", "linear", "answered")
+    columns = ("logit", "spread", "linear", "answered")
     parts = [
         frame.iloc[split["test"]].assign(fold=number, **{name: one.get(name) for name in columns})
         for number, (split, one) in enumerate(zip(splits, results, strict=True), 1)
@@ -461,8 +430,13 @@ def write_report(
     if data.synthetic:
         title += ", SYNTHETIC VOICES: says nothing about people"
     print0(f"\n{report.format_summary(title, table, table['linear'])}\n")
-    runs = {key: [one[key] for one in results] for key in ("history", "best_epoch", "temperature")}
-    curves = list(zip(runs["history"], runs["best_epoch"], strict=True))
+    curves = [training for one in results for training in one["trainings"]]
+    runs = {
+        "history": [one["trainings"][0][0] for one in results],  # of the first member
+        "best_epoch": [one["trainings"][0][1] for one in results],
+        "temperature": [one["temperature"] for one in results],
+        "members": [one["trainings"] for one in results],
+    }
     if not args.folds:
         runs = {key: values[0] for key, values in runs.items()}
     content = {"format": report.REPORT_FORMAT, "arguments": result_flags(args)}
@@ -475,7 +449,20 @@ def write_report(
 
 # --- the run ------------------------------------------------------------------------------------
 
-Build = Callable[[argparse.Namespace, int, int], SpectrogramModel]
+
+def save_model(
+    args: argparse.Namespace,
+    build: Build,
+    corpus: Corpus,
+    units: list[Unit],
+    metadata: dict,
+) -> None:
+    """Writes the weights of a split's members."""
+    models = []
+    for unit in units:
+        models.append(build(args, *corpus.clips.shape))
+        models[-1].load_state_dict(unit.checkpoint.result["weights"])
+    save_weights(args.weights, Members(models) if len(models) > 1 else models[0], metadata)
 
 
 def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> None:
@@ -486,41 +473,42 @@ def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> None
         splits = plan_splits(args, clips.frame)
         data = summarize_data(args, corpus, splits)
         announce(data, clips.shape)
-        dataset = SpectrogramDataset(clips.frame["path"], clips.frame["label"])
-        path, flags = Path(args.weights).with_suffix(".checkpoint"), result_flags(args)
-        checkpoint = Checkpoint(path, flags, defaults, clips.content, args.resume)
-        while (done := len(checkpoint.results)) < len(splits):
-            if args.folds:
-                print0(f"fold {done + 1}/{len(splits)}")
-            torch.manual_seed(args.seed)
-            model = build(args, *clips.shape)
-            if wrong := [
-                name for name, value in model.arguments.items() if not is_argument(name, value)
-            ]:
-                raise InputError(f"a weights file cannot hold this model's {', '.join(wrong)}")
-            training = make_training(args, model, dataset, splits[done], device)
-            people = clips.frame["participant"].to_numpy(str)
-            result, known = train_split(training, checkpoint, people)
-            if args.folds:
-                checkpoint.finish_fold(result)
-            else:
-                checkpoint.results.append(result)
+        arguments = check_arguments(build(args, *clips.shape))
+        units = plan_units(args, result_flags(args), defaults, build, clips, splits, device)
+        train_all(units, count_jobs(args, len(units), device), defaults)
         if RANK > 0:
             return
-        predictions = collect_predictions(clips.frame, splits, checkpoint.results)
+        people = clips.frame["participant"].to_numpy(str)
+        folds = [units[k : k + args.members] for k in range(0, len(units), args.members)]
+        temperatures = fit_temperatures(folds, np.array(units[0].dataset.labels))
+        found = [
+            combine_members(fold, temperature, people)
+            for fold, temperature in zip(folds, temperatures, strict=True)
+        ]
+        results = [result for result, _ in found]
+        predictions = collect_predictions(clips.frame, splits, results)
         table = summarize_run(predictions, bool(args.folds))
+        path = Path(args.weights)
         written = f"wrote {path.with_suffix('')}.json and .png"
         if not args.folds:  # the weights come first: a failing picture must not lose them
-            temperature = checkpoint.results[0]["temperature"]
-            facts = temperature, corpus.sound, dataclasses.asdict(data), table
-            metadata = make_metadata(model.name, model.arguments, *facts)
-            metadata["familiarity"] = known
-            if not known:
+            facts = results[0]["temperature"], corpus.sound, dataclasses.asdict(data), table
+            metadata = make_metadata(args.model, arguments, *facts, members=args.members)
+            metadata["familiarity"] = found[0][1]
+            if not found[0][1]:
                 print0("too few clips or people to recognise unfamiliar clips later")
-            save_weights(args.weights, model, metadata)
-        write_report(args, data, predictions, table, checkpoint.results)
+            save_model(args, build, corpus, units, metadata)
+        write_report(args, data, predictions, table, results)
         print0(f"{written}, no weights" if args.folds else f"{written}, {args.weights}")
-        checkpoint.path.unlink(missing_ok=True)
+        for unit in units:
+            unit.checkpoint.path.unlink(missing_ok=True)
+
+
+def check_arguments(model: SpectrogramModel) -> dict:
+    """A model's arguments; InputError if a weights file cannot hold them."""
+    wrong = [name for name, value in model.arguments.items() if not is_argument(name, value)]
+    if wrong:
+        raise InputError(f"a weights file cannot hold this model's {', '.join(wrong)}")
+    return model.arguments
 
 
 def train(parser: argparse.ArgumentParser, build: Build) -> int:
@@ -531,7 +519,7 @@ def train(parser: argparse.ArgumentParser, build: Build) -> int:
     """
     args, defaults = parse_training(parser), vars(parser.parse_args([]))
     check_writable(args.weights)
-    for ending in (".json", ".png", ".checkpoint"):
+    for ending in (".json", ".png"):
         check_regular(Path(args.weights).with_suffix(ending))
     try:
         with locked(args.weights) if RANK == 0 else nullcontext():

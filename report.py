@@ -5,13 +5,8 @@ python report.py cv/cnn.json cv/lstm.json
 
 import json
 from itertools import combinations
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
-from scipy.special import expit
-
-from speech.cli import InputError, Parser, check_format, run
+from speech.cli import InputError, Parser, check_format, read_file, run
 from speech.report import (
     FEWEST_PEOPLE,
     METRICS,
@@ -25,6 +20,10 @@ from speech.report import (
     score_predictions,
     summarize_predictions,
 )
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
 
 COMPARED = ("auroc", "balanced_accuracy")  # of METRICS
 RESAMPLES = 2000  # of the people
@@ -45,7 +44,7 @@ def check_predictions(frame: pd.DataFrame) -> None:
 def read_run(path: str) -> tuple[pd.DataFrame, dict | None, str]:
     """What train_*.py --folds wrote -> (predictions by id, the baseline's summary, SHA-256)."""
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(read_file(path))
         check_format(content, REPORT_FORMAT)
         pooled, sha256 = content["out_of_fold"], content["data"]["sha256"]
         frame, baseline = pd.DataFrame(pooled["predictions"]), pooled.get("linear")

@@ -17,20 +17,12 @@ import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
-
-import numpy as np
-import optuna
-import torch
-from optuna import Study, Trial
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial, TrialState
-from sklearn.metrics import roc_auc_score
-from sqlalchemy.exc import SQLAlchemyError
 
 import experiment
 from common import Diverged, Interrupted, SpectrogramDataset, Training, list_models
+from members import Build, differing_flags, make_training
 from speech.cli import (
     InputError,
     Parser,
@@ -44,11 +36,22 @@ from speech.cli import (
 from speech.dataset import Clips, split_clips
 from speech.device import pick_device
 
+import numpy as np
+import optuna
+import torch
+from optuna import Study, Trial
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+from sklearn.metrics import roc_auc_score
+from sqlalchemy.exc import SQLAlchemyError
+
 Space = dict[str, list | tuple]  # of each searched flag its choices, or its range (low, high)
 
 LOG_RATIO = 100  # a range that spans two decades or more is searched by its logarithm
 TUNE_FLAGS = {"trials", "storage", "picture"}  # how long and where; no score depends on them
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+LOCKED_SECONDS = 60  # that another process may keep a SQLite file to itself
+FEWEST_SCORES = 5  # different ones, for importances: of two trials every flag that differs has all
 HEARTBEAT_SECONDS, DEAD_SECONDS = 5, 30  # after such a silence a trial is run again
 SETUP = "speech-depression"  # a study's attribute: its flags, search space and clips
 SETUP_FORMAT = 1  # older studies have no such attribute, and are left alone
@@ -132,7 +135,7 @@ def plan_folds(args: Namespace, clips: Clips) -> tuple[Clips, list[dict]]:
 
 def make_trainings(
     args: Namespace,
-    build: experiment.Build,
+    build: Build,
     clips: Clips,
     folds: list[dict],
     device: torch.device,
@@ -142,7 +145,7 @@ def make_trainings(
     for fold in folds:
         torch.manual_seed(args.seed)
         model = build(args, *clips.shape)
-        yield experiment.make_training(args, model, dataset, fold, device)
+        yield make_training(args, model, dataset, fold, device)
 
 
 def round_off(values: dict) -> dict:
@@ -214,7 +217,7 @@ def is_surplus(trial: Trial, target: int) -> bool:
 
 def open_storage(url: str, attempts: int = 3) -> RDBStorage:
     """Processes that make the tables of a new file at once get in each other's way: try again."""
-    wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
+    wait = {"connect_args": {"timeout": LOCKED_SECONDS}} if url.startswith("sqlite") else None
     try:
         return RDBStorage(
             url,
@@ -232,6 +235,17 @@ def open_storage(url: str, attempts: int = 3) -> RDBStorage:
         raise InputError(f"--storage {url}: cannot be opened ({reason}); {expected}") from error
 
 
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """What a storage raises once it is open: locked for a minute, full, or of another program."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        advice = "what is done is kept: the same command goes on from here"
+        raise InputError(f"--storage {url}: failed ({reason}); {advice}") from error
+
+
 def name_study(storage: RDBStorage, setup: dict, defaults: dict) -> str:
     """The name of the study of this setup: of one in the storage, or else of a new one.
 
@@ -241,7 +255,7 @@ def name_study(storage: RDBStorage, setup: dict, defaults: dict) -> str:
     for study in storage.get_all_studies():
         earlier = study.user_attrs.get(SETUP, {})
         same = all(earlier.get(key) == setup[key] for key in ("format", "content"))
-        if same and not experiment.differing_flags(setup["flags"], earlier["flags"], defaults):
+        if same and not differing_flags(setup["flags"], earlier["flags"], defaults):
             return study.study_name
     digest = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
     return f"{setup['flags']['model']}-{digest[:8]}"
@@ -321,18 +335,21 @@ def print_best(study: Study, args: Namespace, defaults: dict) -> None:
         raise InputError("every trial was pruned or diverged: try more --trials")
     best, folds = study.best_trial, study.best_trial.user_attrs["folds"]
     spread = f"sd {np.std(folds, ddof=1):.3f} over {len(folds)} folds"
-    line = f"best: AUROC {best.value:.3f} ({spread}), trial {best.number}"
-    if complete[0].number == 0:
+    line = f"best: AUROC {best.value:.3f} ({spread})"
+    advice = f"The best of {args.trials} trials is optimistic; the test clips decide:"
+    if best.number == 0:
+        advice = f"None of {args.trials} trials was better than the defaults: keep them."
+    elif complete[0].number == 0:
         line += f"; the defaults: {complete[0].value:.3f}"
-    print0(f"{line}\nThe best of {args.trials} trials is optimistic; the test clips decide:")
+    print0(f"{line}\n{advice}")
     print0(f"  {write_command(args, round_off(best.params), defaults)}")
 
 
 def print_importance(study: Study) -> None:
     """Each searched flag's share of the scores' variance."""
     scores = {trial.value for trial in study.trials if trial.state == TrialState.COMPLETE}
-    if len(scores) < 2:
-        raise ValueError("it takes two different scores")
+    if len(scores) < FEWEST_SCORES:
+        raise ValueError(f"it takes {FEWEST_SCORES} different scores, found {len(scores)}")
     # Over all trials: Optuna's default asks what separates the best few.
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator).items()
@@ -391,13 +408,14 @@ def main() -> int:
     device = pick_device(args.device)
     clips = experiment.load_dataset(args).clips
     rest, folds = plan_folds(args, clips)
-    study = open_study(args, space, defaults, clips.content)
-    print0(f"{study.study_name} in {args.storage}")
     context = {"build": script.build, "clips": rest, "folds": folds, "device": device}
     trainings = partial(make_trainings, **context)
     objective = partial(run_trial, args=args, space=space, trainings=trainings)
     try:
-        run_trials(study, objective, args.trials)
+        with storage_errors(args.storage):
+            study = open_study(args, space, defaults, clips.content)
+            print0(f"{study.study_name} in {args.storage}")
+            run_trials(study, objective, args.trials)
     except Interrupted as error:
         print0("Stopped, nothing is lost: the same command goes on from here.")
         return 128 + error.args[0]

@@ -15,14 +15,16 @@ import signal
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from speech.cli import Parser, at_least, run
+
 import numpy as np
 import pandas as pd
 import torch
-from dataset import Parser, at_least, run
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import trange
@@ -110,20 +112,20 @@ def notebook(name, folder, labels):
 
 def ours(name, folder, labels, flags):
     """-> a function that trains one epoch as train_cnn.py or train_lstm.py does."""
-    from recipe import load_dataset
+    from common import SpectrogramDataset  # not above: the notebook's process is to be as it was
+    from experiment import load_dataset, parse_training
+    from members import make_training
 
-    import common  # not above: the notebook's process is to be as the notebook's was
-    import train_cnn
-    import train_lstm
-
-    recipe = {"cnn": train_cnn, "lstm": train_lstm}[name].RECIPE
+    script = import_module(f"train_{name}")
     paths = ["--spectrograms", str(folder), "--labels", str(labels)]
-    args = recipe.parse([*paths, "--epochs", "1000", "--batch-size", "32", *flags])
-    frame, data = load_dataset(args)
-    everything = {"train": np.arange(len(frame)), "val": np.arange(0), "test": np.arange(0)}
-    model, _ = recipe.build(args, data["shape"])
-    dataset = common.SpectrogramDataset(frame, folder)
-    training = common.Training(model, dataset, everything, args, torch.device("cpu"))
+    flags = [*paths, "--epochs", "1000", "--batch-size", "32", *flags]
+    args = parse_training(script.make_parser(), flags)
+    clips = load_dataset(args).clips
+    everything = np.arange(len(clips.frame))
+    split = {"train": everything, "val": everything[:0], "test": everything[:0]}
+    dataset = SpectrogramDataset(clips.frame["path"], clips.frame["label"])
+    model = script.build(args, *clips.shape)
+    training = make_training(args, model, dataset, split, torch.device("cpu"))
 
     def epoch():
         training.train_epoch(lambda: None)

@@ -9,15 +9,16 @@ import json
 import platform
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-
 from speech.cli import check_format
 from speech.dataset import MAX_CLIP_BYTES
 from speech.report import CLASS_NAMES
 
-WEIGHTS_FORMAT = 2  # of the metadata; 1 had no number
+import numpy as np
+import torch
+
+WEIGHTS_FORMAT = 3  # of the metadata; 1 had no number, 2 knew no members
 LARGEST_ARGUMENT, MOST_LAYERS = 2**24, 1000  # above, a model argument is taken for hostile
+MOST_MEMBERS = 100  # likewise
 
 
 def versions() -> dict[str, str]:
@@ -49,7 +50,13 @@ class DataSummary:
 
 
 def make_metadata(
-    name: str, arguments: dict, temperature: float, sound: dict | None, data: dict, test: dict
+    name: str,
+    arguments: dict,
+    temperature: float,
+    sound: dict | None,
+    data: dict,
+    test: dict,
+    members: int = 1,
 ) -> dict:
     """What a weights file says about itself.
 
@@ -60,11 +67,13 @@ def make_metadata(
         sound: how recordings become clips (speech.audio.SETTINGS); None is not known.
         data: a DataSummary as a dict.
         test: for clips and for participants, a table of scores.
+        members: how many networks of these arguments the file holds.
     """
     return {
         "format": WEIGHTS_FORMAT,
         "model": name,
         "arguments": arguments,
+        "members": members,
         "shape": [arguments["n_mels"], arguments["n_frames"]],
         "preprocessing": {"normalisation": "min-max per clip", "sound": sound},
         "class_names": list(CLASS_NAMES),
@@ -116,6 +125,10 @@ def makes_shape(sound: dict | None, shape: list[int]) -> bool:
     )
 
 
+def is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
 def is_score(entry: dict) -> bool:
     """Whether it is {"value", "low", "high"}: three numbers, or None three times (undefined)."""
     values = [entry[name] for name in ("value", "low", "high")]
@@ -124,19 +137,22 @@ def is_score(entry: dict) -> bool:
 
 def check_metadata(metadata: dict) -> dict:
     """`metadata` of any format as the newest; raises unless it holds what the scripts read."""
-    check_format(metadata, WEIGHTS_FORMAT)  # 1 differs by the number alone
+    check_format(metadata, WEIGHTS_FORMAT)
+    metadata = {"members": 1} | metadata | {"format": WEIGHTS_FORMAT}
     shape, arguments, data = (metadata[name] for name in ("shape", "arguments", "data"))
     json.dumps(metadata, ensure_ascii=False).encode()  # lone surrogates cannot be printed
     _ = data["corpus"], data["split"], set(data["seen"]), metadata["versions"].items()
     usable = {
+        "members": is_count(metadata["members"]) and 1 <= metadata["members"] <= MOST_MEMBERS,
         "arguments": all(is_argument(*item) for item in arguments.items()),
         "shape": shape == [arguments["n_mels"], arguments["n_frames"]]
         and all(type(n) is int and n > 0 for n in shape)
         and shape[0] * shape[1] <= MAX_CLIP_BYTES,
-        "temperature": 0.01 <= metadata["temperature"] <= 100,
+        "temperature": 1 <= metadata["temperature"] <= 100,  # training gives none below
         "preprocessing": makes_shape(metadata["preprocessing"]["sound"], shape),
         "data": type(data["synthetic"]) is bool
-        and data["clips"].keys() == data["participants"].keys(),
+        and data["clips"].keys() == data["participants"].keys()
+        and all(map(is_count, [*data["clips"].values(), *data["participants"].values()])),
         "class_names": metadata["class_names"] == list(CLASS_NAMES),  # or a verdict is inverted
         "test": all(
             is_score(entry)
@@ -146,4 +162,4 @@ def check_metadata(metadata: dict) -> dict:
     }
     if wrong := [f"{name} {metadata[name]}"[:80] for name, good in usable.items() if not good]:
         raise ValueError(f"unusable {', '.join(wrong)}")
-    return metadata | {"format": WEIGHTS_FORMAT}
+    return metadata

@@ -155,9 +155,10 @@ def score_predictions(frame: pd.DataFrame, resamples: int = 2000, seed: int = 0)
 
 
 def reliability(frame: pd.DataFrame) -> Array:
-    """Clips, summed probability and number Depressed in each of equal steps -> (3, BINS)."""
-    bins = np.minimum((frame["probability"].to_numpy() * BINS).astype(int), BINS - 1)
-    columns = (None, frame["probability"], frame["label"])
+    """Clips, summed probability, number Depressed and its variance, by equal steps -> (4, BINS)."""
+    probability = frame["probability"].to_numpy()
+    bins = np.minimum((probability * BINS).astype(int), BINS - 1)
+    columns = (None, probability, frame["label"], probability * (1 - probability))
     return np.stack([np.bincount(bins, column, BINS) for column in columns])
 
 
@@ -168,7 +169,7 @@ def score_tables(frame: pd.DataFrame) -> dict:
     """
     people = frame.groupby(["participant", "label"], as_index=False)["probability"].mean()
     n_people = people["participant"].nunique()
-    _, expected, observed = reliability(frame)
+    _, expected, observed, variance = reliability(frame)
     return {
         "clips": score_predictions(frame),
         "participants": score_predictions(people),
@@ -177,6 +178,8 @@ def score_tables(frame: pd.DataFrame) -> dict:
         "n_depressed_participants": int(people["label"].sum()),
         "mixed": len(people) - n_people,
         "calibration_error": float(np.abs(expected - observed).sum() / len(frame)),
+        # Of a model whose probabilities are right: so few clips never come out even.
+        "calibration_chance": float(np.sqrt(2 / np.pi * variance).sum() / len(frame)),
     }
 
 
@@ -286,15 +289,6 @@ def format_group(title: str, group: dict) -> list[str]:
     return lines
 
 
-def format_abstention(left: dict) -> list[str]:
-    """Lines about what is left when clips without a verdict are left out."""
-    if not left["no_verdict"]:
-        return ["no clip is without a verdict"]
-    if "n_clips" not in left:
-        return ["every clip is without a verdict"]
-    return format_group(f"{left['coverage']:.0%} have a verdict", left)
-
-
 def format_details(summary: dict) -> list[str]:
     """Lines: the spread over folds, the tables of each gender, and of clips with a verdict."""
     lines = []
@@ -304,12 +298,22 @@ def format_details(summary: dict) -> list[str]:
         lines.append(format_row("mean of folds", cells))
     for gender, group in summary["genders"].items():
         lines += format_group(gender, group)
-    if left := summary.get("answered"):
-        lines += format_abstention(left)
+    left, notes = summary.get("answered"), []
+    if left and left["no_verdict"] and "n_clips" in left:
+        lines += format_group(f"{left['coverage']:.0%} have a verdict", left)
+    elif left:
+        notes.append(f"{'every' if left['no_verdict'] else 'no'} clip is without a verdict")
     if summary["genders"] and summary["clips_without_gender"]:
-        lines.append(f"unknown: {summary['clips_without_gender']} clips, not scored apart")
+        notes.append(f"unknown gender: {summary['clips_without_gender']} clips, not scored apart")
     heading = format_row("", [METRICS[name].title.strip() for name in BRIEFLY])
-    return ["", heading, *lines] if lines else []
+    return [*(["", heading, *lines] if lines else []), *(["", *notes] if notes else [])]
+
+
+def format_calibration(summary: dict) -> str:
+    """The calibration error beside the one that chance alone would make."""
+    chance = summary.get("calibration_chance")  # older reports have none
+    beside = "" if chance is None else f" (chance {chance:.3f})"
+    return f"{summary['calibration_error']:.3f}{beside}"
 
 
 def compare_with_baseline(network: dict, baseline: dict) -> str:
@@ -334,7 +338,7 @@ def format_summary(title: str, summary: dict, baseline: dict | None = None) -> s
     lines += ["", format_row("", [name + kind for name in LEVELS.values() for kind in models])]
     tables = [model[level] for level in LEVELS for model in models.values()]
     lines += [format_row(name, cells) for name, cells in format_scores(*tables)]
-    errors = [f"{model['calibration_error']:.3f}" for model in models.values()]
+    errors = [format_calibration(model) for model in models.values()]
     lines += [format_row("calibration error", errors), *format_details(summary)]
     if baseline:
         lines += ["", compare_with_baseline(summary, baseline)]
@@ -358,7 +362,7 @@ def draw_report(path: Path, runs: Runs, frame: pd.DataFrame, summary: dict, titl
         draw_curves(axes["accuracy"], runs, "accuracy")
         draw_confusion(axes["confusion"], frame)
         draw_roc(axes["roc"], frame, summary["clips"]["auroc"])
-        draw_reliability(axes["reliability"], frame, summary["calibration_error"])
+        draw_reliability(axes["reliability"], frame, format_calibration(summary))
         draw_risk(axes["risk"], frame, summary.get("answered"))
         names = ("accuracy", "majority_accuracy")
         ours, majority = (format_score(summary["clips"][name]) for name in names)
@@ -431,14 +435,14 @@ def draw_roc(axes: "Axes", frame: pd.DataFrame, auroc: dict) -> None:
     axes.legend(loc="lower right")
 
 
-def draw_reliability(axes: "Axes", frame: pd.DataFrame, calibration_error: float) -> None:
+def draw_reliability(axes: "Axes", frame: pd.DataFrame, calibration_error: str) -> None:
     bins = reliability(frame)
-    clips, expected, observed = bins[:, bins[0] > 0]
+    clips, expected, observed, _ = bins[:, bins[0] > 0]
     axes.plot([0, 1], [0, 1], ":", color=GREY)
     axes.plot(expected / clips, observed / clips, "o-", color=BLUE)
     for n, x, y in zip(clips, expected / clips, observed / clips, strict=True):
         axes.annotate(f"{n:.0f}", (x, y), (0, 6), textcoords="offset points", ha="center")
-    error = f"calibration error {calibration_error:.3f}"
+    error = f"calibration error {calibration_error}"
     axes.set(title=f"reliability, with its bins' clips:\n{error}")
     axes.set(xlabel="mean probability of Depressed", ylabel="share Depressed")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.12))

@@ -11,23 +11,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import common
+from speech.cli import InputError, run
+from speech.metadata import DataSummary, hash_participant, make_metadata
+from speech.report import METRICS
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import common
-from speech.cli import InputError, run
-from speech.metadata import DataSummary, hash_participant, make_metadata
-from speech.report import METRICS
-
 ROOT = Path(__file__).parent.parent
 FUZZ = int(os.environ.get("FUZZ", 2000))  # hostile inputs per reader; FUZZ=100000 pytest -k fuzz
 SHAPE = (16, 24)
 # One second of 8 kHz makes a clip of SHAPE: 8000 // 340 + 1 frames.
 SOUND = {"sample_rate": 8000, "n_fft": 512, "hop_length": 340, "n_mels": 16, "clip_seconds": 1}
-QUICK = ("--epochs", 2, "--batch-size", 8)
+QUICK = ("--epochs", 2, "--batch-size", 8, "--members", 1)
 SHARED = ROOT.parent / "shared" / "data"  # real speech, where it is at hand
 
 

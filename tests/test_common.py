@@ -5,6 +5,19 @@ import math
 import os
 import signal
 
+import common
+import demo
+import experiment
+import members
+import predict
+import train_cnn
+import train_lstm
+from common import CNNDNN, LSTMClassifier, load_weights, save_weights
+from speech import familiarity
+from speech.cli import InputError
+from speech.dataset import split_clips
+from speech.metadata import hash_participant
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -25,18 +38,6 @@ from conftest import (
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-
-import common
-import demo
-import experiment
-import predict
-import train_cnn
-import train_lstm
-from common import CNNDNN, LSTMClassifier, load_weights, save_weights
-from speech import familiarity
-from speech.cli import InputError
-from speech.dataset import split_clips
-from speech.metadata import hash_participant
 
 # --- models: the notebooks' own classes, from their description ---------------------------------
 
@@ -221,7 +222,7 @@ def training_of(folder, script=train_lstm, *flags):
     dataset = common.SpectrogramDataset(clips.frame["path"], clips.frame["label"])
     torch.manual_seed(args.seed)
     model = script.build(args, *clips.shape)
-    return experiment.make_training(args, model, dataset, split, torch.device("cpu"))
+    return members.make_training(args, model, dataset, split, torch.device("cpu"))
 
 
 def test_validation_and_test_clips_are_never_augmented(small_dataset, monkeypatch):

@@ -10,6 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import common
+from common import load_weights
+from speech import report
+from speech.cli import InputError
+from speech.dataset import read_labels, split_clips
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,12 +34,6 @@ from conftest import (
     write_clips,
 )
 from sklearn.model_selection import train_test_split
-
-import common
-from common import load_weights
-from speech import report
-from speech.cli import InputError
-from speech.dataset import read_labels, split_clips
 
 # --- the scripts --------------------------------------------------------------------------------
 
@@ -55,6 +55,9 @@ def test_a_script_trains_reports_and_saves(name, small_dataset, tmp_path):
     for level in ("clips", "participants"):
         assert set(written["test"][level]) >= set(report.METRICS)
         assert set(written["test"][level]["accuracy"]) == {"value", "low", "high"}
+    left = written["test"]["answered"]  # 12 clips of 2 people are tested
+    assert left["coverage"] == 1 - left["no_verdict"] / written["test"]["n_clips"]
+    assert ("clip is without a verdict" in process.stdout) == (left["no_verdict"] in (0, 12))
     assert out.with_suffix(".png").stat().st_size > 20_000
     assert sorted(p.name for p in out.parent.iterdir()) == [
         f"{name}.json",
@@ -84,7 +87,9 @@ def test_folds_report_every_clip_once_and_write_no_weights(small_dataset, tmp_pa
 
 def test_one_participant_can_be_left_out_at_a_time(small_dataset, tmp_path):
     out = tmp_path / "lstm.safetensors"
-    process = train("train_lstm.py", small_dataset, out, "--epochs", 1, "--folds", "people")
+    process = train(
+        "train_lstm.py", small_dataset, out, "--epochs", 1, "--members", 1, "--folds", "people"
+    )
     assert "fold 12/12" in process.stdout and "12 people" in process.stdout
 
 
@@ -92,7 +97,18 @@ def test_the_notebooks_protocol_repeats_their_split(tmp_path):
     folder = write_clips(tmp_path / "seven", 7, 67)
     frame = pd.read_csv(folder / "dataset.csv").iloc[:464]
     frame.to_csv(folder / "dataset.csv", index=False)
-    flags = ("--split", "clip", "--no-augment", "--no-balance", "--patience", 0, "--epochs", 1)
+    flags = (
+        "--split",
+        "clip",
+        "--no-augment",
+        "--no-balance",
+        "--patience",
+        0,
+        "--epochs",
+        1,
+        "--members",
+        1,
+    )
     process = train("train_lstm.py", folder, tmp_path / "w.safetensors", *flags)
     assert "train 371 (7), val 0 (0), test 93 (7)" in process.stdout
     assert "7 participants are in train and test BOTH" in process.stdout
@@ -152,6 +168,10 @@ def test_mistakes_are_one_line_and_leave_nothing(small_dataset, tmp_path):
         return line
 
     assert "no such folder" in complain("--spectrograms", tmp_path / "none", "--labels", labels)
+    (tmp_path / "wavs").mkdir()
+    (tmp_path / "wavs" / "a.WAV").touch()
+    line = complain("--spectrograms", tmp_path / "wavs", "--labels", labels)
+    assert "wavs: no .npy there, but recordings such as a.WAV: prepare.py makes" in line
     assert "No such file" in complain("--spectrograms", clips, "--labels", tmp_path / "none.csv")
     one_class = tmp_path / "one.csv"
     pd.read_csv(labels, dtype=str).assign(label=1).to_csv(one_class, index=False)
@@ -193,7 +213,7 @@ def test_flags_out_of_range_are_refused(flags):
 
 def test_sigterm_saves_and_resume_ends_with_the_same_weights(tmp_path):
     folder = write_clips(tmp_path / "d", 12, 20)
-    flags = ("--epochs", 12, "--batch-size", 4, "--patience", 0)
+    flags = ("--epochs", 12, "--batch-size", 4, "--patience", 0, "--members", 1)
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     assert train("train_lstm.py", folder, whole, *flags).returncode == 0
     command = [sys.executable, ROOT / "train_lstm.py", "--weights", cut, *map(str, flags)]
@@ -217,7 +237,7 @@ def test_sigterm_saves_and_resume_ends_with_the_same_weights(tmp_path):
 
 def test_clips_that_vanish_in_mid_run_are_one_line_and_the_run_goes_on(tmp_path):
     folder, hidden = write_clips(tmp_path / "d", 12, 20), tmp_path / "hidden"
-    flags = ("--epochs", 6, "--patience", 0)
+    flags = ("--epochs", 6, "--patience", 0, "--members", 1)
     for workers in (0, 1):
         out = tmp_path / f"{workers}.safetensors"
         print0 = common.print0
@@ -335,7 +355,7 @@ def test_a_flag_added_since_does_not_orphan_a_checkpoint(small_dataset, tmp_path
     process = train(*resume)
     assert process.returncode == 0 and "going on from" in process.stdout
     torch.save(saved | {"format": 99}, path)
-    assert "w.checkpoint: format 99, but this version reads 1 to 2" in error_line(train(*resume))
+    assert "w.checkpoint: format 99, but this version reads 1 to 3" in error_line(train(*resume))
 
 
 def test_a_folder_means_the_file_of_the_models_name_in_it(small_dataset, tmp_path):
@@ -349,6 +369,7 @@ def test_a_folder_means_the_file_of_the_models_name_in_it(small_dataset, tmp_pat
 def test_a_second_run_on_the_same_weights_is_refused(small_dataset, tmp_path):
     out = tmp_path / "w.safetensors"
     command = [sys.executable, ROOT / "train_lstm.py", "--weights", out, "--epochs", 500]
+    command += ["--members", 1]
     command = list(map(str, command + data_flags(small_dataset)))
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in first.stdout:
@@ -365,7 +386,17 @@ def test_a_second_run_on_the_same_weights_is_refused(small_dataset, tmp_path):
 def test_sigterm_to_the_group_with_workers_saves(tmp_path):
     folder, out = write_clips(tmp_path / "d", 12, 20), tmp_path / "w.safetensors"
     command = [sys.executable, ROOT / "train_lstm.py", "--weights", out, "--workers", 2]
-    command += ["--epochs", 500, "--batch-size", 4, "--patience", 0, *data_flags(folder)]
+    command += [
+        "--members",
+        1,
+        "--epochs",
+        500,
+        "--batch-size",
+        4,
+        "--patience",
+        0,
+        *data_flags(folder),
+    ]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(list(map(str, command)), start_new_session=True, **options)
     for line in process.stdout:
@@ -392,7 +423,8 @@ def test_two_processes_end_with_the_weights_of_one_and_survive_a_kill(tmp_path):
     folder = write_clips(tmp_path / "d", 12, 7)
     # No emphasis: on noise it lets rounding errors grow from step to step.
     flags = ["--epochs", 12, "--batch-size", 8, "--dropout", 0, "--no-augment", "--emphasis", 0]
-    flags += ["--precision", "fp32", "--patience", 0, "--centralise", *data_flags(folder)]
+    flags += ["--precision", "fp32", "--patience", 0, "--centralise", "--members", 1]
+    flags += data_flags(folder)
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     assert call_script("train_lstm.py", *flags, "--weights", one).returncode == 0
     process = torchrun("train_lstm.py", *flags, "--weights", two)
@@ -435,7 +467,7 @@ def parent_of(process):
 @pytest.mark.skipif(not SHARED.exists(), reason="no real speech at hand")
 def test_real_speech_trains(tmp_path):
     out = tmp_path / "lstm.safetensors"
-    process = train("train_lstm.py", SHARED / "emodb", out, "--epochs", 15)
+    process = train("train_lstm.py", SHARED / "emodb", out, "--epochs", 15, "--members", 1)
     assert process.returncode == 0, process.stderr
     written = json.loads(out.with_suffix(".json").read_text())
     assert written["test"]["clips"]["auroc"]["value"] > 0.8

@@ -8,15 +8,15 @@ import json
 import re
 import shutil
 
+import common
+from speech.cli import InputError
+
 import pytest
 import torch
 from conftest import ROOT, call_script, error_line, train, write_clips, write_weights
 
-import common
-from speech.cli import InputError
-
 FORMATS = ROOT / "tests" / "formats"
-RUN = ("--epochs", 2, "--hidden-size", 3, "--num-layers", 1, "--precision", "fp32")
+RUN = ("--members", 1, "--epochs", 2, "--hidden-size", 3, "--num-layers", 1, "--precision", "fp32")
 
 
 def test_weights_of_format_1_give_the_logits_they_gave():
@@ -24,7 +24,7 @@ def test_weights_of_format_1_give_the_logits_they_gave():
     clip = torch.linspace(0, 1, 16 * 24).reshape(1, 16, 24)
     expected = torch.tensor([[0.388852596282959, 0.5505080819129944]])
     torch.testing.assert_close(model(clip), expected, atol=1e-6, rtol=0)
-    assert metadata["format"] == 2 and metadata["model"] == "lstm"
+    assert metadata["format"] == 3 and metadata["model"] == "lstm"
 
 
 def test_the_shipped_weights_load():
@@ -59,7 +59,7 @@ def test_weights_with_other_metrics_load(tmp_path, monkeypatch):
     assert "Traceback" not in process.stderr
 
 
-@pytest.mark.parametrize("found", [3, 0, "2", None, [2]])
+@pytest.mark.parametrize("found", [99, 0, "2", None, [2]])
 def test_a_later_format_is_refused_in_one_line(tmp_path, found):
     content = (FORMATS / "weights.safetensors").read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -69,12 +69,12 @@ def test_a_later_format_is_refused_in_one_line(tmp_path, found):
     header = json.dumps(header).encode()
     path = tmp_path / "w.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
-    with pytest.raises(InputError, match="this version reads 1 to 2"):
+    with pytest.raises(InputError, match="this version reads 1 to 3"):
         common.load_weights(path)
     report = json.loads((FORMATS / "folds.json").read_text()) | {"format": found}
     (tmp_path / "r.json").write_text(json.dumps(report))
     line = error_line(call_script("report.py", tmp_path / "r.json"))
-    assert "r.json: format" in line and "this version reads 1 to 2" in line
+    assert "r.json: format" in line and "this version reads 1 to 2: update it" in line
 
 
 def test_a_models_arguments_may_be_booleans_and_strings(tmp_path, monkeypatch):

@@ -2,14 +2,7 @@
 
 import copy
 import json
-
-import numpy as np
-import pandas as pd
-import pytest
-from conftest import FUZZ, call_script, error_line
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.special import expit
+import os
 
 import report
 from speech.report import (
@@ -18,6 +11,14 @@ from speech.report import (
     score_predictions,
     summarize_predictions,
 )
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import FUZZ, call_script, error_line
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
 
 
 def predict(seed, people=12, clips=4):
@@ -226,3 +227,9 @@ def test_a_paired_difference_is_that_of_the_scores_and_narrower_than_their_inter
 
 def summarizable(frame):
     return frame.assign(probability=expit(frame["logit"]))
+
+
+def test_a_pipe_is_no_report(tmp_path):
+    os.mkfifo(tmp_path / "r.json")
+    line = error_line(call_script("report.py", tmp_path / "r.json"))
+    assert "r.json: not a regular file" in line

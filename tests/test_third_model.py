@@ -37,7 +37,7 @@ def in_project(project, *words):
 def test_a_third_model_is_trained_predicted_tuned_and_served(project):
     flags = [*data_flags(project / "data"), "--epochs", 2, "--batch-size", 8]
     in_project(project, "train_crnn.py", *flags)
-    in_project(project, "train_lstm.py", *flags, "--hidden-size", 4)
+    in_project(project, "train_lstm.py", *flags, "--hidden-size", 4, "--members", 1)
     assert (project / "weights" / "crnn.json").exists()
     clips = project / "data" / "Spectrograms"
     in_project(

@@ -12,19 +12,19 @@ import time
 import types
 from pathlib import Path
 
-import numpy as np
-import optuna
-import pandas as pd
-import pytest
-from conftest import ROOT, call_script, data_flags, error_line, write_clips
-from optuna.trial import TrialState
-
 import experiment
 import train_lstm
 import tune
 from common import SpectrogramDataset
 from speech.cli import at_least
 from speech.dataset import read_labels, split_clips
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from conftest import ROOT, call_script, data_flags, error_line, write_clips
+from optuna.trial import TrialState
 
 SMALL = ["--hidden-size", "16", "--num-layers", "1", "--batch-size", "16", "--device", "cpu"]
 
@@ -331,6 +331,7 @@ def test_scores_that_are_all_alike(clips, monkeypatch, trials):
     monkeypatch.setattr(tune, "validation_auroc", lambda training: 1.0)
     printed = tune_lstm(clips, "--trials", trials)
     train_lstm.make_parser().parse_args(find_command(printed)[2:])
+    assert f"None of {trials} trials was better than the defaults: keep them." in printed
     assert printed.splitlines()[-1].startswith("importance: not available (")
     assert (clips / "tune.png").exists()
 
@@ -339,7 +340,7 @@ def test_an_importance_that_cannot_be_computed(clips, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("zero variance\nin all trees")
 
-    monkeypatch.setattr(optuna.importance, "get_param_importances", fail)
+    monkeypatch.setattr(tune, "print_importance", fail)
     printed = tune_lstm(clips, "--trials", "3")
     assert find_command(printed)
     assert printed.splitlines()[-1] == "importance: not available (zero variance)"
@@ -466,6 +467,30 @@ def test_a_storage_that_cannot_be_opened(small_dataset, tmp_path, url):
     places = ["--storage", url, "--picture", tmp_path / "t.png"]
     line = error_line(call_script("tune.py", *flags(small_dataset)[:5], *places))
     assert line.startswith(f"tune.py: --storage {url}: cannot be opened (")
+
+
+def test_another_programs_tables_are_one_line(small_dataset, tmp_path):
+    with sqlite3.connect(tmp_path / "t.db") as tables:
+        tables.execute("create table studies (id integer, name text)")
+    places = [f"sqlite:///{tmp_path}/t.db", "--picture", tmp_path / "t.png"]
+    line = error_line(call_script("tune.py", *flags(small_dataset)[:5], "--storage", *places))
+    assert line.startswith(f"tune.py: --storage {places[0]}: ") and "studies" in line
+
+
+def test_a_storage_that_stays_locked_is_one_line(clips, monkeypatch):
+    """As SQLite's is after a minute, here at once, while a trial runs."""
+    monkeypatch.setattr(tune, "LOCKED_SECONDS", 0.1)
+    locks = []
+
+    def lock(study, objective, target):
+        locks.append(sqlite3.connect(clips / "tune.db", isolation_level=None))
+        locks[0].execute("begin exclusive")
+        study.set_user_attr("a", 1)
+
+    monkeypatch.setattr(tune, "run_trials", lock)
+    line = error_line(call_script("tune.py", *flags(clips, "--epochs", "1", *SMALL)))
+    locks[0].close()
+    assert "database is locked" in line and "the same command goes on from here" in line
 
 
 @pytest.mark.parametrize("folds", ["people", "11", "500"])

@@ -1,10 +1,10 @@
 """What a weights file says about itself, and what it may not say."""
 
-import pytest
-from conftest import changed, weights_file
-
 from common import load_weights
 from speech.cli import InputError
+
+import pytest
+from conftest import changed, weights_file
 
 UNUSABLE = [
     (("model",), "gru", "model 'gru', expected one of cnn, lstm"),
@@ -25,7 +25,14 @@ UNUSABLE = [
     (("arguments", "pool"), 7, "pool 7, expected str"),
     (("arguments", "colour"), 7, "unexpected keyword"),
     (("shape",), [16, 25], r"unusable shape \[16, 25\]"),
+    (("members",), 0, "unusable members 0"),
+    (("members",), 10**9, "unusable members"),
+    (("members",), True, "unusable members True"),
+    (("members",), 2, "Missing key"),
+    (("data", "participants", "test"), None, "unusable data"),
+    (("data", "clips", "train"), -1, "unusable data"),
     (("temperature",), 0, "unusable temperature 0"),
+    (("temperature",), 0.99, "unusable temperature 0.99"),  # training gives none below 1
     (("temperature",), float("inf"), "unusable temperature inf"),
     (("temperature",), "1", "not supported"),
     (("preprocessing", "sound", "sample_rate"), 0, "unusable preprocessing"),

@@ -1,0 +1,312 @@
+"""The trainings of a run: the members of every fold, side by side, each with its checkpoint.
+
+Shapes: M mel bins, T frames, C classes, N clips.
+"""
+
+import argparse
+import dataclasses
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import product
+from multiprocessing import active_children
+from pathlib import Path
+
+from common import Interrupted, SpectrogramDataset, SpectrogramModel, Training, format_epoch
+from speech.cli import (
+    RANK,
+    WORLD,
+    InputError,
+    check_format,
+    deferred_signals,
+    map_processes,
+    print0,
+    read_file,
+    write_atomically,
+)
+from speech.dataset import Clips
+
+import torch
+from tqdm import tqdm
+
+# 1 had no number, and did not know the clips' content; 2 held all folds of a run.
+CHECKPOINT_FORMAT = 3
+JOB_BYTES = 2 * 2**30  # a process that trains the CNN takes 1.8 GiB; the LSTM's .5
+# What runs did before a flag came whose default changes what they do.
+BEFORE = {"members": 1}
+
+Build = Callable[[argparse.Namespace, int, int], SpectrogramModel]
+
+# --- checkpoints --------------------------------------------------------------------------------
+
+
+def differing_flags(args: dict, earlier: dict, defaults: dict) -> list[str]:
+    """How an earlier run's flags differ; one that it did not know yet counts as its default."""
+    earlier = defaults | BEFORE | earlier
+    known = {name: earlier.get(name) for name in args}
+    return [
+        f"{name} was {known[name]!r}, is {value!r}"
+        for name, value in args.items()
+        if known[name] != value
+    ]
+
+
+class Checkpoint:
+    """What an interrupted training goes on from: its state, or its result if it had ended."""
+
+    def __init__(self, path: Path, flags: dict, content: str):
+        self.path, self.run = path, {"arguments": flags, "content": content}
+        self.result = self.state = None
+
+    def load(self, defaults: dict) -> None:
+        """Reads what is there.
+
+        Args:
+            defaults: of the flags; an earlier version may not have known some.
+
+        Raises:
+            InputError: it is damaged, or another run's.
+        """
+        if not self.path.exists():
+            return
+        try:
+            saved = torch.load(BytesIO(read_file(self.path)), map_location="cpu", weights_only=True)
+            check_format(saved, CHECKPOINT_FORMAT)
+            run, self.result, self.state = saved["run"], saved.get("result"), saved["state"]
+            differing = differing_flags(self.run["arguments"], run["arguments"], defaults)
+            content = run.get("content")
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        except Exception as error:  # torch.load has many ways to report a damaged file
+            raise InputError(f"{self.path}: damaged; remove it to start anew") from error
+        if content not in (None, self.run["content"]):
+            differing.append("the clips or labels have changed")
+        if differing:
+            raise InputError(f"{self.path}: of another run: {'; '.join(differing)}")
+
+    def save(self, state: dict | None, result: dict | None = None) -> None:
+        self.state, self.result = state, result
+        if RANK == 0:
+            content = {"run": self.run, "result": result, "state": state}
+            with write_atomically(self.path) as temporary:
+                torch.save(content | {"format": CHECKPOINT_FORMAT}, temporary)
+
+
+def open_checkpoints(
+    args: argparse.Namespace,
+    flags: dict,
+    defaults: dict,
+    content: str,
+    units: list[tuple[int, int]],
+) -> list[Checkpoint]:
+    """The checkpoint of every training of a run, with what an interrupted one left if asked for."""
+    paths = [Path(args.weights).with_suffix(".checkpoint")]
+    if len(units) > 1:
+        paths = [
+            paths[0].with_suffix(f".{fold + 1}.{member + 1}.checkpoint") for fold, member in units
+        ]
+    checkpoints = [Checkpoint(path, flags, content) for path in paths]
+    found = [path for path in paths if path.exists()]
+    if not args.resume:
+        if found:
+            print0(f"{found[0]} of an interrupted run is not used: --resume would go on from it")
+        return checkpoints
+    for checkpoint in checkpoints:
+        checkpoint.load(defaults)
+    ended = sum(checkpoint.result is not None for checkpoint in checkpoints)
+    if not found:
+        print0(f"no {paths[0]} to go on from: starting from the beginning")
+    elif len(units) == 1:
+        print0(f"going on from {found[0]}")
+    else:
+        print0(f"going on from {found[0]} and others: {ended} of {len(units)} trainings had ended")
+    return checkpoints
+
+
+# --- what is to be trained ----------------------------------------------------------------------
+
+
+@dataclass
+class Unit:
+    """One training of a run: a member of a fold. It can be sent to another process."""
+
+    name: str  # such as "fold 2/6, member 1/5"; "" if it is the only one
+    args: argparse.Namespace
+    build: Build
+    dataset: SpectrogramDataset
+    shape: tuple[int, int]
+    split: dict
+    member: int
+    device: torch.device
+    threads: int | None  # None is what the model asks for
+    checkpoint: Checkpoint
+
+
+def plan_units(
+    args: argparse.Namespace,
+    flags: dict,
+    defaults: dict,
+    build: Build,
+    clips: Clips,
+    splits: list[dict],
+    device: torch.device,
+) -> list[Unit]:
+    """All trainings of a run: each split's members, one after the other.
+
+    Args:
+        flags: those that the result depends on.
+        defaults: of all flags.
+    """
+    dataset = SpectrogramDataset(clips.frame["path"], clips.frame["label"])
+    pairs = list(product(range(len(splits)), range(args.members)))
+    checkpoints = open_checkpoints(args, flags, defaults, clips.content, pairs)
+    # On one thread each, however many --jobs there are: its number changes the last digits.
+    shared = {"threads": 1 if len(pairs) > 1 else None, "device": device}
+    shared |= {"args": args, "build": build, "dataset": dataset, "shape": clips.shape}
+    counts = {"fold": len(splits), "member": args.members}
+    return [
+        Unit(
+            name=", ".join(
+                f"{part} {number + 1}/{count}"
+                for (part, count), number in zip(counts.items(), pair, strict=True)
+                if count > 1
+            ),
+            split=splits[pair[0]],
+            member=pair[1],
+            checkpoint=checkpoint,
+            **shared,
+        )
+        for pair, checkpoint in zip(pairs, checkpoints, strict=True)
+    ]
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def make_training(
+    args: argparse.Namespace,
+    model: SpectrogramModel,
+    dataset: SpectrogramDataset,
+    split: dict,
+    device: torch.device,
+) -> Training:
+    """Every other field of Training is the flag of its name."""
+    given = {"model": model, "dataset": dataset, "split": split, "device": device}
+    names = [field.name for field in dataclasses.fields(Training) if field.name not in given]
+    return Training(**given, **{name: getattr(args, name) for name in names})
+
+
+def train_unit(unit: Unit) -> dict | None:
+    """Trains one network to its end; its checkpoint then holds the result.
+
+    Returns:
+        The last epoch's record; None if an earlier run had ended this training.
+    """
+    if unit.checkpoint.result is not None:
+        return None
+    # No other run has these seeds: a run's own is below 2**31.
+    seed = unit.args.seed + unit.member * 2**31
+    args = argparse.Namespace(**vars(unit.args) | {"seed": seed})
+    with deferred_signals() as signals:
+        torch.manual_seed(seed)
+        model = unit.build(args, *unit.shape)
+        if unit.threads:
+            model.threads = unit.threads
+        training = make_training(args, model, unit.dataset, unit.split, unit.device)
+        if unit.checkpoint.state:
+            training.load_state(unit.checkpoint.state)
+        if signals:  # fit has its own
+            raise Interrupted(signals[0])
+        training.fit(unit.checkpoint.save)
+        result = {
+            "history": training.history,
+            "best_epoch": training.best["epoch"],
+            # Folds are for scores: their weights would fill the memory.
+            "weights": None if args.folds else training.best["weights"],
+            "val": torch.from_numpy(training.predict("val")),
+            "test": torch.from_numpy(training.predict("test")),
+        }
+        unit.checkpoint.save(None, result)
+        if signals:
+            raise Interrupted(signals[0])
+        return training.history[-1]
+
+
+def train_quietly(unit: Unit) -> dict | None:
+    """As train_unit, where the lines of several processes would be mixed."""
+    with redirect_stdout(None):
+        return train_unit(unit)
+
+
+def count_jobs(args: argparse.Namespace, units: int, device: torch.device) -> int:
+    """Processes to train in: one on a GPU, and where torchrun has started several."""
+    if WORLD > 1:
+        return 1
+    if args.jobs or device.type != "cpu":
+        return min(units, args.jobs or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(units, cores, available_memory() // JOB_BYTES))
+
+
+def available_memory() -> int:
+    """Bytes that new processes may take; where the system does not say, as many as they like."""
+    with suppress(OSError, AttributeError, TypeError):
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        return int(found[1]) * 1024
+    return sys.maxsize
+
+
+@contextmanager
+def passed_on_signals() -> Iterator[list[int]]:
+    """Sends Ctrl-C and SIGTERM on to the processes that train; yields the list of those received.
+
+    A terminal sends Ctrl-C to all of them anyway, `kill` only to the one that is named.
+    """
+    received = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        received.append(number)
+        for process in active_children():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train_side_by_side(units: list[Unit], jobs: int) -> None:
+    """Trains in `jobs` processes; Interrupted after a signal, when each has saved its state."""
+    with passed_on_signals() as received:
+        try:
+            records = map_processes(train_quietly, units, jobs)
+            bar = tqdm(records, "training", len(units), unit="network", disable=None)
+            for unit, record in zip(units, bar, strict=True):
+                if record:
+                    with tqdm.external_write_mode():
+                        print0(f"{unit.name}  {format_epoch(record, unit.args.epochs)}")
+        except InputError:  # a process that had not begun to train is ended by the signal
+            if not received:
+                raise
+            raise Interrupted(received[0]) from None
+
+
+def train_all(units: list[Unit], jobs: int, defaults: dict) -> None:
+    """Trains every unit; each one's checkpoint then has its result."""
+    if jobs > 1:
+        train_side_by_side(units, jobs)
+        for unit in units:
+            unit.checkpoint.load(defaults)
+        return
+    for unit in units:
+        if unit.name:
+            print0(unit.name)
+        train_unit(unit)

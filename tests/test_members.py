@@ -1,0 +1,139 @@
+"""The trainings of a run: members and folds, side by side, interrupted and gone on from."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import experiment
+import members
+from common import Members, list_networks, load_weights
+from speech.dataset import read_labels
+
+import pandas as pd
+import pytest
+import torch
+from conftest import QUICK, ROOT, data_flags, error_line, train, write_clips
+
+# --- how many at once ---------------------------------------------------------------------------
+
+
+def test_there_are_as_many_jobs_as_cores_memory_and_trainings_allow(monkeypatch):
+    args, cpu = argparse.Namespace(jobs=None), torch.device("cpu")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for available, units, expected in (
+        (2**40, 30, 8),
+        (2**40, 3, 3),
+        (5 * 2**30, 30, 2),
+        (0, 3, 1),
+    ):
+        monkeypatch.setattr(members, "available_memory", lambda available=available: available)
+        assert members.count_jobs(args, units, cpu) == expected
+    assert members.count_jobs(args, 30, torch.device("cuda")) == 1
+    assert members.count_jobs(argparse.Namespace(jobs=20), 30, cpu) == 20
+    monkeypatch.undo()
+    assert members.available_memory() > 2**20
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def test_members_are_one_model_and_the_same_bytes_whatever_the_jobs(small_dataset, tmp_path):
+    for jobs in (1, 2):
+        out = tmp_path / f"{jobs}/lstm.safetensors"
+        process = train("train_lstm.py", small_dataset, out, *QUICK, "--members", 3, "--jobs", jobs)
+        assert process.returncode == 0, process.stderr
+        assert "member 3/3" in process.stdout
+    assert out.read_bytes() == (tmp_path / "1/lstm.safetensors").read_bytes()
+    model, metadata = load_weights(out)
+    networks = list_networks(model)
+    assert isinstance(model, Members) and metadata["members"] == len(networks) == 3
+    clips = torch.rand(4, *metadata["shape"])
+    logits = torch.stack([network(clips) for network in networks])
+    assert torch.equal(model(clips), logits.mean(0)) and not torch.allclose(logits[0], logits[1])
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert (
+        len(report["members"]) == 3
+        and [report["history"], report["best_epoch"]] == report["members"][0]
+    )
+    assert not list(out.parent.glob("*.checkpoint"))
+
+
+def test_the_first_member_is_the_one_network_of_the_same_seed(tmp_path):
+    """On the same clips: with a validation split of the corpus's own nobody is left out."""
+    folder = write_clips(tmp_path / "d", 12)
+    frame = read_labels(folder / "dataset.csv", ask_who=True)[0]
+    sides = dict(
+        zip(
+            sorted(set(frame["participant"])),
+            ["val"] * 3 + ["test"] * 3 + ["train"] * 6,
+            strict=True,
+        )
+    )
+    frame.assign(split=frame["participant"].map(sides))[["id", "label", "split"]].to_csv(
+        folder / "dataset.csv", index=False
+    )
+    for count in (1, 2):
+        out = tmp_path / f"{count}.safetensors"
+        process = train("train_lstm.py", folder, out, *QUICK, "--members", count)
+        assert process.returncode == 0, process.stderr
+    one, two = (load_weights(tmp_path / f"{count}.safetensors")[0] for count in (1, 2))
+    first, second = list_networks(two)
+    clips = torch.rand(4, 16, 24)
+    assert torch.equal(first(clips), one(clips)) and not torch.equal(second(clips), one(clips))
+
+
+def test_folds_are_calibrated_on_the_people_of_the_others(small_dataset, tmp_path, monkeypatch):
+    asked = []
+
+    def remember(logits, labels, bounds):
+        asked.append((len(logits), len(labels)))
+        return 2.0
+
+    monkeypatch.setattr(experiment, "fit_temperature", remember)
+    flags, out = (*QUICK, "--members", 2, "--folds", 4), tmp_path / "w.safetensors"
+    process = train("train_lstm.py", small_dataset, out, *flags)
+    assert process.returncode == 0, process.stderr
+    report = json.loads(out.with_suffix(".json").read_text())
+    predictions = pd.DataFrame(report["out_of_fold"]["predictions"])
+    others = [len(predictions) - n for n in predictions["fold"].value_counts(sort=False)]
+    assert asked == [(n, n) for n in others] and report["temperature"] == [2.0] * 4
+    asked.clear()
+    process = train("train_lstm.py", small_dataset, out, *flags, "--patience", 1)
+    assert process.returncode == 0, process.stderr
+    assert all(n < len(predictions) / 4 for n, _ in asked)  # there are validation people
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_parent_alone_saves_every_member(tmp_path, number):
+    folder = write_clips(tmp_path / "d", 12, 8)
+    flags = ("--epochs", 6, "--batch-size", 4, "--members", 4, "--jobs", 2)
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    assert train("train_lstm.py", folder, whole, *flags).returncode == 0
+    command = [sys.executable, ROOT / "train_lstm.py", "--weights", cut, *map(str, flags)]
+    command += data_flags(folder)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("member"):  # the first has ended
+            process.send_signal(number)
+            break
+    rest, errors = process.communicate()
+    assert "--resume goes on from here" in rest and "Traceback" not in errors, errors
+    assert process.returncode == 128 + number and not cut.exists()
+    assert list(tmp_path.glob("cut.1.*.checkpoint"))
+    process = train("train_lstm.py", folder, cut, *flags, "--resume")
+    assert process.returncode == 0 and "trainings had ended" in process.stdout
+    assert cut.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.checkpoint"))
+
+
+def test_a_checkpoint_of_one_network_is_no_members(small_dataset, tmp_path):
+    """A run from before --members had one, whatever the default is today."""
+    assert members.differing_flags({"members": 5}, {}, {"members": 5}) == ["members was 1, is 5"]
+    assert members.BEFORE["members"] == 1
+    line = error_line(
+        train("train_lstm.py", small_dataset, tmp_path / "w.safetensors", "--jobs", 0)
+    )
+    assert "--jobs" in line
