@@ -16,9 +16,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from speech.audio import (
     DATASET_COLUMNS,
     DATASET_FORMAT,
@@ -36,9 +33,20 @@ from speech.audio import (
     write_dataset,
     write_info,
 )
-from speech.cli import InputError, Parser, at_least, check_writable, map_processes, run
+from speech.cli import (
+    InputError,
+    Parser,
+    at_least,
+    check_writable,
+    map_processes,
+    run,
+    show_controls,
+)
 from speech.corpora import LAYOUTS, Findings, Session, account_for_sounds, read_corpus
 from speech.dataset import write_clip
+
+import numpy as np
+from tqdm import tqdm
 
 # --- planning -----------------------------------------------------------------------------------
 
@@ -123,7 +131,7 @@ def print_plan(sessions: list[Session], findings: Findings) -> None:
         minutes, clips = sum(s.seconds for s in part) / 60, sum(s.clips for s in part)
         print(f"{split:<6}{people:>8}{depressed:>9}{len(part):>10}{minutes:>9.1f}{clips:>8}")
     for line in findings.corrections:
-        print("corrected:", line)
+        print("corrected:", show_controls(line))
 
 
 # --- clips --------------------------------------------------------------------------------------
@@ -328,9 +336,9 @@ def is_occupied(
 def report(findings: Findings, sessions: list[Session]) -> None:
     """Prints what is worth knowing of the run, and what became of every sound file."""
     for line in findings.notes:
-        print("note:", line)
+        print("note:", show_controls(line))
     for line in findings.problems:
-        print("problem:", line)
+        print("problem:", show_controls(line))
     used = (path for session in sessions if session.clips for path, *_ in session.turns)
     print(account_for_sounds(findings, used))
 

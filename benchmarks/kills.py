@@ -17,16 +17,17 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from conftest import data_flags, write_clips, write_weights
-from dataset import Parser, at_least, run
-
 import common
+from speech.cli import Parser, at_least, run
+
+from conftest import data_flags, write_clips, write_weights
 
 # The script with a checkpoint after every step, so that many kills fall into its writing.
 TRAIN = """
-import common, dataset, train_lstm
+import common, train_lstm
+from speech.cli import run
 common.CHECKPOINT_SECONDS = 0
-dataset.run(train_lstm.main)
+run(train_lstm.main)
 """
 MOST_TRIES = 10  # per kill that counts
 BEGUN = "epoch   1/"  # half of such a short run is imports: a kill there shows nothing
@@ -68,7 +69,7 @@ def kill(process, delay):
 
 def kill_training(folder, kills, rng):
     """Returns in how many of `kills` interrupted runs the resumed weights were the same bytes."""
-    flags = [*data_flags(folder), "--epochs", 10, "--batch-size", 8]
+    flags = [*data_flags(folder), "--epochs", 10, "--batch-size", 8, "--members", 1]
     whole, cut = folder / "whole.safetensors", folder / "cut.safetensors"
     usual = finish(start(TRAIN, *flags, "--weights", whole, line=BEGUN))
     killed = torn = same = 0

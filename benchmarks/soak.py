@@ -3,8 +3,9 @@
     python benchmarks/soak.py --minutes 10 --clients 16
 
 Good requests must get predict.py's answer and hostile ones a refusal; while the queue is full, any
-may answer that it is busy. Besides, there must be no server error, no growing memory (on Linux),
-no file outside the page's folder, none left after SIGTERM, and none after SIGKILL and a new start.
+may answer that it is busy. Hostile visitors may not double the time that good ones wait for when
+they are among themselves. Besides, there must be no server error, no growing memory (on Linux), no
+file outside the page's folder, none left after SIGTERM, and none after SIGKILL and a new start.
 Everything stays on the loopback.
 """
 
@@ -30,18 +31,20 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "speech")]
 
+import predict
+from speech.cli import Parser, at_least, run
+
 import httpx
 import numpy as np
 import soundfile
 from test_dataset import HOSTILE
 from test_demo import file_data, serving, stop, write_inputs, write_sound_weights
 
-import predict
-from speech.cli import Parser, at_least, run
-
 MAX_GROWTH_MB = 100
-TOLERANCE = 1e-6  # of a probability: other batches round differently
-GOOD_SHARE = 2 / 3  # of the requests
+NUMBERS = ("probability", "spread")  # of a row
+TOLERANCE = 1e-6  # of these: other batches round differently
+GOOD_SHARE = 2 / 3  # of the clients
+MAX_SLOWDOWN = 2.0  # of good requests' 95th percentile, by hostile ones beside them
 SILENT_SECONDS = 120  # without an answer a request counts as lost
 OUTCOMES = ("right", "busy", "wrong", "server error", "lost")
 
@@ -112,17 +115,13 @@ def call(http, name, **body):
 
 
 def is_right(found, expected):
-    """Rows as predict.py's: the same words, and probabilities within the tolerance."""
-    words, probabilities = [], []
+    """Rows as predict.py's: the same words, and numbers within the tolerance."""
+    words, numbers = [], []
     for rows in (found, expected):
-        words.append([{**row, "probability": None} for row in rows])
-        probabilities.append(
-            [
-                float("nan" if row["probability"] in (None, "") else row["probability"])
-                for row in rows
-            ]
-        )
-    return words[0] == words[1] and np.allclose(*probabilities, 0, TOLERANCE, equal_nan=True)
+        words.append([row | dict.fromkeys(NUMBERS) for row in rows])
+        cells = [row[name] for row in rows for name in NUMBERS]
+        numbers.append([float("nan" if cell in (None, "") else cell) for cell in cells])
+    return words[0] == words[1] and np.allclose(*numbers, 0, TOLERANCE, equal_nan=True)
 
 
 def ask(http, question):
@@ -138,10 +137,10 @@ def ask(http, question):
         return event
     if question.kind == "by the page's button":  # it brings a CSV file among its pictures
         [path] = set(re.findall(r'"path": "([^"]+\.csv)"', json.dumps(data)))
-        found = csv.DictReader(io.StringIO(http.get(f"{API}/file={path}").text))
-        rows = [{name: row[name] for name in predict.Row._fields} for row in found]
+        rows = csv.DictReader(io.StringIO(http.get(f"{API}/file={path}").text))
     else:
         rows = data[0]["rows"]
+    rows = [{name: row[name] for name in predict.Row._fields} for row in rows]  # others follow
     return "right" if is_right(rows, question.rows) else "wrong"
 
 
@@ -227,6 +226,16 @@ def ask_for_long_work(http, rng, wait=True):
     return "closed"
 
 
+def bring_hours(http, rng):
+    """Five times half an hour, by five names: each would pass alone."""
+    parts = [("files", (f"{rng.randrange(10**9)}.flac", LONG_SOUND)) for _ in range(5)]
+    stored = http.post(f"{API}/upload", files=parts)
+    if stored.status_code != 200:
+        return str(stored.status_code)
+    files = [file_data(path) for path in stored.json()]
+    return call(http, "classify", json={"data": [files, "Both"]})[0]
+
+
 def hang_up(http, rng):
     return ask_for_long_work(http, rng, wait=False)
 
@@ -285,6 +294,7 @@ HOSTILE_KINDS = {  # the request, how often, which answers are right
     "send long strings": (send_long_strings, 1, {"400", "404", "413", "414", "431"}),
     "try closed routes": (try_closed_routes, 1, {"404", "400"}),
     "ask for long work": (ask_for_long_work, 0.1, {"complete"}),
+    "bring hours": (bring_hours, 0.2, {"error"}),
     "hang up": (hang_up, 0.2, {"closed"}),
     "stay idle": (stay_idle, 0.2, {"closed"}),
     "pass the queue": (posting("run", b'{"data": [null, "Both"]}'), 1, {"404"}),
@@ -303,8 +313,12 @@ class Visit(NamedTuple):
 
 
 def pick(questions, rng):
-    """-> the kind of the next request, what sends it, and which answers are right."""
-    if rng.random() < GOOD_SHARE:
+    """-> the kind of the next request, what sends it, and which answers are right.
+
+    Args:
+        questions: of a good client; None is a hostile one.
+    """
+    if questions:
         question = rng.choice(questions)
         return question.kind, lambda http, _: ask(http, question), {"right"}
     weights = [weight for _, weight, _ in HOSTILE_KINDS.values()]
@@ -352,14 +366,18 @@ def memory_at_rest(server, question):
     return memory(server)
 
 
-def soak(server, questions, minutes, clients, seed):
-    """-> the visits of so many minutes; tells the server's memory after each."""
+def soak(server, clients, minutes, seed):
+    """-> the visits of so many minutes; tells the server's memory after each.
+
+    Args:
+        clients: the questions of each; None is a hostile one.
+    """
     visits, end, started = [], threading.Event(), time.monotonic()
-    with ThreadPoolExecutor(clients) as pool:
+    with ThreadPoolExecutor(len(clients)) as pool:
         try:
             noted = [
-                pool.submit(visit, server.url, questions, visits, end, f"{seed} {client}")
-                for client in range(clients)
+                pool.submit(visit, server.url, questions, visits, end, f"{seed} {number}")
+                for number, questions in enumerate(clients)
             ]
             while (left := started + 60 * minutes - time.monotonic()) > 0:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -396,7 +414,7 @@ def kill_and_start_again(folder, weights):
 
 
 def report(visits):
-    """Prints what came of each kind, and how long a good request took."""
+    """Prints what came of each kind -> how many requests came to no right end."""
     counts = Counter((visit.kind, visit.outcome) for visit in visits)
     print(f"\n{'requests':<22}" + "".join(f"{outcome:>14}" for outcome in OUTCOMES))
     for kind in sorted({visit.kind for visit in visits}):
@@ -404,10 +422,16 @@ def report(visits):
     bad = Counter(visit[:3] for visit in visits if visit.outcome not in ("right", "busy"))
     for (kind, answer, outcome), n in bad.most_common():
         print(f"{outcome}: {n} times {answer} to {kind}")
+    return sum(bad.values())
+
+
+def report_times(title, visits):
+    """Prints how long good requests took -> the 95th percentile."""
     seconds = [visit.seconds for visit in visits if visit.answer == "right"]
     p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
-    print(f"{len(seconds)} good requests: p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s")
-    return sum(bad.values())
+    times = f"p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s"
+    print(f"{title}: {len(seconds)} good requests: {times}", flush=True)
+    return p95
 
 
 def main():
@@ -417,7 +441,7 @@ def main():
         type=float,
         default=10,
         metavar="N",
-        help="a fifth of them warms up (default: 10)",
+        help="a fifth of them warms up, in another there are only good clients (default: 10)",
     )
     parser.add_argument("--clients", type=at_least(1), default=16, metavar="N", help="default: 16")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
@@ -429,20 +453,27 @@ def main():
             questions = write_questions(
                 Path(folder, "inputs"), weights, find_button(server), random.Random(args.seed)
             )
-            warming = soak(server, questions, args.minutes / 5, args.clients, args.seed)
+            good = [questions] * max(1, round(args.clients * GOOD_SHARE))
+            every = good + [None] * (args.clients - len(good))
+            visits = soak(server, every, args.minutes / 5, args.seed)
             before = memory_at_rest(server, questions[0])
             print(f"warm: {before} MB", flush=True)
-            visits = soak(server, questions, args.minutes * 4 / 5, args.clients, args.seed + 1)
+            quiet = soak(server, good, args.minutes / 5, args.seed + 1)
+            crowded = soak(server, every, args.minutes * 3 / 5, args.seed + 2)
             growth = memory_at_rest(server, questions[0]) - before
-            bad = report(warming + visits)
+            bad = report([*visits, *quiet, *crowded])
+            slowdown = report_times("with hostile clients", crowded)
+            slowdown /= report_times(f"{len(good)} good clients alone", quiet)
             outside = [
                 path for path in temp.iterdir() if path not in (server.temp, temp / "stderr")
             ]
             left = [*map(str, outside), *stop_in_mid_traffic(server, temp)]
             left += kill_and_start_again(Path(folder, "killed"), weights)
             logged = (temp / "stderr").read_text().count("Traceback")
-    print(f"memory grew by {growth} MB; {logged} tracebacks in the log; left: {left or 'nothing'}")
-    return int(bool(bad or left or growth > MAX_GROWTH_MB))
+    print(f"p95 {slowdown:.2f} times as long as among good clients; memory grew by {growth} MB; ")
+    print(f"{logged} tracebacks in the log; left: {left or 'nothing'}")
+    failed = growth > MAX_GROWTH_MB or slowdown > MAX_SLOWDOWN
+    return int(bool(bad or left or logged or failed))
 
 
 if __name__ == "__main__":

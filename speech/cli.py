@@ -11,13 +11,14 @@ import signal
 import stat
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 try:
     import fcntl
@@ -43,25 +44,51 @@ def run(main: Callable[[], int | None]) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
-    except (InputError, OSError) as error:
-        # An error from a process that reads clips carries its traceback: the last line is ours.
-        message = str(error).strip().splitlines()[-1].removeprefix("speech.cli.InputError: ")
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    except (InputError, OSError, MemoryError, RuntimeError) as error:
+        if not (message := explain(error)):
+            raise
+        print(f"{Path(sys.argv[0]).name}: {show_controls(message)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def explain(error: Exception) -> str:
+    """What goes wrong on a user's machine, in words; "" of a fault of the program."""
+    message = str(error).strip()
+    if message.startswith("Caught "):  # in a process that reads clips: the last line is ours
+        message = message.splitlines()[-1].removeprefix("speech.cli.InputError: ")
+    if isinstance(error, InputError | OSError):
+        return message
+    if "shared memory" in message:
+        return "/dev/shm is too small for --workers: --workers 0 goes without it"
+    lacks = ("can't allocate memory", "killed by signal: Killed")  # PyTorch's words
+    if isinstance(error, MemoryError) or any(words in message for words in lacks):
+        return "out of memory: smaller batches, shorter recordings or fewer processes need less"
+    return ""
+
+
+def show_controls(text: str) -> str:
+    """One line of what can be seen: newlines, escapes and marks of direction as Python writes them.
+
+    Undecodable bytes too: a lone surrogate would end the answer that it stands in.
+    """
+    return "".join(
+        char if char.isprintable() and unicodedata.category(char)[0] != "C" else repr(char)[1:-1]
+        for char in text
+    )
+
+
 def join_names(names: Iterable[object], most: int = MAX_NAMED) -> str:
     """The first names, and how many more there are."""
-    names = [str(name) for name in names]
+    names = [show_controls(str(name)) for name in names]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def join_problems(subject: str, problems: list[str]) -> str:
     """One line for any number of problems: all counted, the first ten named."""
-    named = "; ".join(problems[:MAX_NAMED])
+    named = "; ".join(map(show_controls, problems[:MAX_NAMED]))
     more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
     return f"{subject}: {len(problems)} problem{'s' * (len(problems) > 1)}: {named}{more}"
 
@@ -134,6 +161,12 @@ def open_file(path: str | Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def read_file(path: str | Path) -> bytes:
+    """All of a regular file, read once."""
+    with open_file(path) as file:
+        return file.read()
+
+
 def check_regular(path: str | Path) -> None:
     """Refuses a path where there is something that a file must not replace."""
     path = Path(path)
@@ -168,6 +201,30 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether it is a pipe, a device or this process's output: never replaced by a file."""
+    path = Path(path)
+    if not path.exists() or path.is_dir():
+        return False
+    with suppress(OSError):  # there may be no output
+        if os.path.samestat(path.stat(), os.fstat(1)):
+            return True
+    return not path.is_file()
+
+
+@contextmanager
+def open_for_writing(path: str | Path) -> Iterator[TextIO]:
+    """Opens for writing text: a file as write_atomically does, a pipe or a device as it is."""
+    options = {"newline": "", "encoding": "utf-8"}
+    if is_stream(path):
+        with open(path, "w", **options) as file:
+            yield file
+        return
+    check_writable(path)
+    with write_atomically(path) as part, part.open("w", **options) as file:
+        yield file
 
 
 def write_json(path: str | Path, content: dict) -> None:

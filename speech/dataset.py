@@ -12,15 +12,17 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
+
+from speech.cli import InputError, join_names, join_problems, open_file, show_controls
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-
-from speech.cli import InputError, join_names, join_problems, open_file
 
 MAX_CLIP_BYTES = 64 * 2**20  # half an hour of (128, T) float64 frames at 16 kHz, hop 512
 MAX_HEADER_BYTES = 1024  # numpy writes 118; a longer one is refused before it is parsed
@@ -40,30 +42,56 @@ def min_max(array: np.ndarray) -> np.ndarray:
     return (array - low) / (high - low)
 
 
-def read_array(file) -> np.ndarray:
-    """The array of an open .npy file; memory is taken only after its header has been checked."""
+def read_header(file: BinaryIO) -> tuple[tuple[int, int], bool, np.dtype]:
+    """Shape, Fortran's order or C's, and type of an open .npy file, all checked."""
     version = np.lib.format.read_magic(file)
     length = file.read(2 if version == (1, 0) else 4)
     if int.from_bytes(length, "little") > MAX_HEADER_BYTES:
         raise InputError("not a spectrogram: its header is too long")
     file.seek(-len(length), os.SEEK_CUR)
-    read_header = {
+    read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
-    shape, fortran_order, dtype = read_header(file, max_header_size=MAX_HEADER_BYTES)
+    shape, fortran_order, dtype = read(file, max_header_size=MAX_HEADER_BYTES)
     if len(shape) != 2 or any(type(n) is not int or n < 1 for n in shape):
         raise InputError(f"expected 2 dimensions (mel bins, frames), found shape {shape}")
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise InputError(f"expected real numbers, found {dtype}")
-    size = shape[0] * shape[1] * dtype.itemsize
-    if size > MAX_CLIP_BYTES:
+    if shape[0] * shape[1] * dtype.itemsize > MAX_CLIP_BYTES:
         raise InputError(f"shape {shape} is over the limit of {MAX_CLIP_BYTES // 2**20} MiB")
+    return shape, fortran_order, dtype
+
+
+def read_array(file: BinaryIO) -> np.ndarray:
+    """The array of an open .npy file; memory is taken only after its header has been checked."""
+    shape, fortran_order, dtype = read_header(file)
+    size = shape[0] * shape[1] * dtype.itemsize
     data = file.read(size + 1)
     if len(data) != size:
         found = "more" if len(data) > size else len(data)
         raise InputError(f"expected {size} bytes of data, found {found}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+@contextmanager
+def open_clip(source: str | Path | bytes) -> Iterator[BinaryIO]:
+    """Opens a .npy file, or its bytes; whatever is wrong in reading it is an InputError."""
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file:
+            yield file
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})") from error
+    except Exception as error:  # numpy's header parser raises a dozen kinds on hostile input
+        raise InputError("not a .npy file, or a damaged one") from error
+
+
+def read_shape(path: str | Path) -> tuple[int, int]:
+    """The shape (M, T) of a .npy clip, by its header alone; InputError as of read_spectrogram."""
+    with open_clip(path) as file:
+        return read_header(file)[0]
 
 
 def read_spectrogram(source: str | Path | bytes) -> np.ndarray:
@@ -75,15 +103,8 @@ def read_spectrogram(source: str | Path | bytes) -> np.ndarray:
     Raises:
         InputError: not a 2-D .npy of finite real numbers, constant, or larger than the limit.
     """
-    try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file:
-            array = read_array(file)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})") from error
-    except Exception as error:  # numpy's header parser raises a dozen kinds on hostile input
-        raise InputError("not a .npy file, or a damaged one") from error
+    with open_clip(source) as file:
+        array = read_array(file)
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, order="C")
     if not np.isfinite(array).all():
@@ -107,8 +128,15 @@ def write_clip(path: Path, clip: np.ndarray) -> None:
 
 # --- tables -------------------------------------------------------------------------------------
 
+# A spreadsheet would compute what begins so, also in full width or behind a tab or a line's end.
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 SAVE_AS = "save it as CSV UTF-8 (in Excel: File, Save As, 'CSV UTF-8')"
 SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and .xls, begin
+
+
+def quote_formulas(cells: Iterable[object]) -> list[object]:
+    """Cells to be written for a spreadsheet: a quote makes text of what it would compute."""
+    return [f"'{cell}" if str(cell).startswith(FORMULA) else cell for cell in cells]
 
 
 def read_text(path: str | Path, errors: str = "strict") -> str:
@@ -403,7 +431,7 @@ def find_copies(frame: pd.DataFrame, hashes: dict[str, str]) -> tuple[list[str],
     rows = frame.assign(hash=frame["id"].map(hashes)).dropna(subset="hash")
     problems, notes = [], []
     for _, copies in rows[rows["hash"].duplicated(keep=False)].groupby("hash", sort=False):
-        names = " and ".join(copies["id"])
+        names = " and ".join(map(show_controls, copies["id"]))
         if copies["participant"].nunique() > 1 or copies["label"].nunique() > 1:
             problems.append(f"{names} are the same clip, of different people or labels")
         else:

@@ -23,7 +23,6 @@ import sys
 import tempfile
 import threading
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import datetime, timedelta
@@ -33,6 +32,10 @@ from types import SimpleNamespace
 from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
+from speech.audio import SETTINGS, read_facts
+from speech.cli import InputError, deferred_signals, show_controls
+from speech.dataset import read_shape
+
 import uvicorn.config
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -40,8 +43,6 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
-
-from speech.cli import InputError, deferred_signals
 
 try:
     import fcntl
@@ -68,23 +69,13 @@ MAX_KEPT = 512  # answers, sessions and uploads that nobody has fetched or ended
 GUESS_SECONDS, FREE_GUESSES, MAX_GUESSES = 1.0, 10, 60  # all visitors together; then the waiting
 LOG_SECONDS, LOG_BURST, LOG_LENGTH = 1.0, 20, 300  # a line a second after the first twenty
 TURN_SECONDS = 0.1  # of work before another job is let on
+WAIT_SECONDS = 1.0  # for a step to end; then a job that has worked less goes on beside it
 MAX_JOBS, MAX_WAITING = 32, 64  # at work in turns, and in the queue behind them
 
 T = TypeVar("T")
 
 
 # --- names from strangers -----------------------------------------------------------------------
-
-
-def show_controls(text: str) -> str:
-    """One line of what can be seen: newlines, escapes and marks of direction as Python writes them.
-
-    Undecodable bytes too: a lone surrogate would end the answer that it stands in.
-    """
-    return "".join(
-        char if char.isprintable() and unicodedata.category(char)[0] != "C" else repr(char)[1:-1]
-        for char in text
-    )
 
 
 def safe_name(text: str) -> str:
@@ -94,8 +85,10 @@ def safe_name(text: str) -> str:
     The word joiner after a dollar keeps Gradio from setting two of them as a formula.
     """
     entities = (
-        char if char.isalnum() or char == " " or ord(char) > 127 else f"&#{ord(char)};"
-        for char in show_controls(text)
+        char
+        if char.isalnum() or char == " " or ord(char) > 127 or (char == "-" and place)
+        else f"&#{ord(char)};"
+        for place, char in enumerate(show_controls(text))  # a - at the start would be a list
     )
     return "".join(entities).replace("&#36;", "&#36;&#8288;")
 
@@ -569,11 +562,12 @@ class Turns:
     """A lock that the short job gets first: what a job has used already counts as coming later.
 
     So a long job delays a short one by what it does in one turn, and still gets on: it waits no
-    longer than it has worked.
+    longer than it has worked. A step that takes long cannot be cut: a short job is let on beside
+    it, one at a time.
     """
 
     def __init__(self):
-        self.change, self.busy = threading.Condition(), False
+        self.change, self.busy = threading.Condition(), 0  # jobs at work
         self.waiting, self.number = [], itertools.count()
 
     def join(self) -> "Turn":
@@ -588,19 +582,29 @@ class Turn:
         self.turns, self.used, self.started = turns, 0.0, 0.0
 
     def __enter__(self) -> "Turn":
-        turns, place = self.turns, (time.monotonic() + self.used, next(self.turns.number))
+        turns, now = self.turns, time.monotonic()
+        place, late = (now + self.used, next(turns.number)), now + WAIT_SECONDS
+
+        def may_go() -> bool:
+            beside = self.used < WAIT_SECONDS and time.monotonic() >= late
+            return turns.waiting[0] == place and turns.busy < (2 if beside else 1)
+
         with turns.change:
             heapq.heappush(turns.waiting, place)
-            turns.change.wait_for(lambda: not turns.busy and turns.waiting[0] == place)
+            while not may_go():
+                left = late - time.monotonic()
+                turns.change.wait(left if left > 0 else None)
             heapq.heappop(turns.waiting)
-            turns.busy = True
-        self.started = time.monotonic()
+            turns.busy += 1
+            turns.change.notify_all()  # whoever is first now may be late too
+        self.started, HERE.turn = time.monotonic(), self
         return self
 
     def __exit__(self, *_: object) -> None:
+        HERE.turn = None
         self.used += time.monotonic() - self.started
         with self.turns.change:
-            self.turns.busy = False
+            self.turns.busy -= 1
             self.turns.change.notify_all()
 
     def rest(self) -> None:
@@ -611,6 +615,21 @@ class Turn:
 
 
 LISTENERS, TURNS = Listeners(), Turns()
+HERE = threading.local()  # .turn: what this thread is in
+
+
+@contextlib.contextmanager
+def step_aside() -> Iterator[None]:
+    """Lets others work while this thread, within a turn or not, waits for another process."""
+    turn = getattr(HERE, "turn", None)
+    if not turn:
+        yield
+        return
+    turn.__exit__()
+    try:
+        yield
+    finally:
+        turn.__enter__()
 
 
 def watch_caller() -> Callable[[], bool]:
@@ -643,20 +662,25 @@ def check_sources(paths: list[Path], most: float = MAX_SOUND_SECONDS) -> None:
     Raises:
         InputError: a file is listed twice, or there are more than `most` seconds of sound.
     """
-    import soundfile
-
     [(path, n)] = Counter(path.resolve() for path in paths).most_common(1) or [(None, 0)]
     if n > 1:
         raise InputError(f"{show_controls(path.name)} is listed {n} times: once is enough")
     budget = Budget(most)
     for path in paths:
-        if path.suffix.lower() != ".npy":
-            with contextlib.suppress(RuntimeError):  # another reader will say what is wrong
-                budget.spend(soundfile.info(path).duration)
+        budget.spend(announced_seconds(path))
+
+
+def announced_seconds(path: Path) -> float:
+    """How long a file is by its header; 0 where it says nothing that can be believed."""
+    with contextlib.suppress(InputError):  # whoever reads it will say what is wrong
+        if path.suffix.lower() == ".npy":
+            return read_shape(path)[1] * SETTINGS["hop_length"] / SETTINGS["sample_rate"]
+        return read_facts(path)[0]
+    return 0.0
 
 
 class Budget:
-    """Seconds of sound that one request may bring; spend() again while decoding: headers lie."""
+    """Seconds of sound that one request may bring; spent again while decoding: headers lie."""
 
     def __init__(self, seconds: float = MAX_SOUND_SECONDS):
         self.most = self.left = seconds
@@ -783,16 +807,24 @@ def describe(record: logging.LogRecord) -> str:
     return show_controls(text)[: 2 * LOG_LENGTH]
 
 
-def limit_logs() -> None:
-    """One limit for Uvicorn, asyncio and Gradio, whose queue prints tracebacks past all loggers."""
-    import gradio.queueing
+LOG_LIMIT = OneLine()  # one for all
 
-    one_line, logger = OneLine(), logging.getLogger("uvicorn.error")
+
+def log_failure() -> None:
+    """Notes on stderr what failed in a call, within an except."""
+    record = logging.makeLogRecord({"msg": "A call failed", "exc_info": sys.exc_info()})
+    if LOG_LIMIT.filter(record):
+        print(record.msg, file=sys.stderr, flush=True)
+
+
+def limit_logs() -> None:
+    """One limit for Uvicorn, asyncio and Gradio, which prints tracebacks past all loggers."""
+    import gradio
+
     for name in ("uvicorn.error", "uvicorn.access", "asyncio", "gradio"):
-        logging.getLogger(name).filters[:] = [one_line]
-    gradio.queueing.traceback = SimpleNamespace(
-        print_exc=lambda: logger.error("A call failed", exc_info=True)
-    )
+        logging.getLogger(name).filters[:] = [LOG_LIMIT]
+    for module in (gradio.queueing, gradio.routes):
+        module.traceback = SimpleNamespace(print_exc=log_failure)
 
 
 # --- start and end ------------------------------------------------------------------------------

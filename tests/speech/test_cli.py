@@ -3,8 +3,10 @@
 import argparse
 import math
 import os
-
-import pytest
+import signal
+import subprocess
+import sys
+import threading
 
 from speech.cli import (
     InputError,
@@ -15,9 +17,61 @@ from speech.cli import (
     locked,
     map_processes,
     open_file,
+    open_for_writing,
     optional,
+    run,
     write_atomically,
 )
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (InputError("a\nb\x1b[31m: no clip"), r"a\nb\x1b[31m: no clip"),
+        (InputError("Caught X in worker 0.\nOriginal Traceback:\n a.npy: gone"), "a.npy: gone"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("alloc_cpu.cpp:117: can't allocate memory: 9 bytes"), "out of memory"),
+        (RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed."), "out of memory"),
+        (RuntimeError("unable to allocate shared memory(shm) for </torch_1>"), "--workers 0"),
+        (RuntimeError("Bus error. Might be out of shared memory."), "--workers 0"),
+        (OSError(28, "No space left"), "No space left"),
+    ],
+)
+def test_what_a_machine_lacks_and_a_users_mistakes_are_one_line(error, words, capsys):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        run(fail)
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and words in line
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    def fail():
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(fail)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_ctrl_c_during_the_imports_is_quiet(script, tmp_path):
+    """Each script imports one of these early, as PyTorch takes seconds to."""
+    for name in ("numpy", "torch", "gradio", "pandas", "huggingface_hub"):
+        stop = f"import os, signal\nos.kill(os.getpid(), {signal.SIGINT:d})\n"
+        (tmp_path / f"{name}.py").write_text(stop)
+    stopped = subprocess.run(
+        [sys.executable, ROOT / script, "x"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert stopped.returncode in (-signal.SIGINT, 130, 0, 2), stopped.stderr
+    assert "Traceback" not in stopped.stderr
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -44,6 +98,21 @@ def test_a_link_is_written_through_and_what_is_no_file_stays(tmp_path):
         with pytest.raises(InputError, match="not a regular file|a folder"):
             check_writable(path)
     assert sorted(os.listdir(tmp_path)) == ["link.txt", "pipe", "real.txt"]
+
+
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    found = []
+    reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    for path in (tmp_path / "pipe", "/dev/null", tmp_path / "file"):
+        with open_for_writing(path) as file:
+            file.write("a,b\r\n")
+    reader.join()
+    assert found == ["a,b\n"] and sorted(os.listdir(tmp_path)) == ["file", "pipe"]
+    assert (tmp_path / "file").read_bytes() == b"a,b\r\n"
+    with pytest.raises(InputError, match="a folder"), open_for_writing(tmp_path):
+        pass
 
 
 def test_a_lock_refuses_the_second_and_ends_with_the_first(tmp_path):

@@ -7,21 +7,23 @@ import time
 import unicodedata
 from pathlib import Path
 
+from speech.cli import InputError
+from speech.dataset import (
+    check_clips,
+    quote_formulas,
+    read_labels,
+    read_shape,
+    read_spectrogram,
+    split_clips,
+    split_folds,
+)
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import fuzzed, refused_or_read, write_clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from speech.cli import InputError
-from speech.dataset import (
-    check_clips,
-    read_labels,
-    read_spectrogram,
-    split_clips,
-    split_folds,
-)
 
 
 def npy(array, **options):
@@ -224,6 +226,17 @@ def test_fuzz_clips_are_read_or_refused(content):
         assert clip.min() == 0 and clip.max() == 1
 
 
+def test_a_header_alone_tells_the_shape(tmp_path):
+    path = tmp_path / "a.npy"
+    path.write_bytes(shaped((128, 400_000), "|i1"))  # none of its data is there
+    assert read_shape(path) == (128, 400_000)
+    path.write_bytes(shaped((128, 2**40), "|i1"))
+    with pytest.raises(InputError, match="over the limit"):
+        read_shape(path)
+    with pytest.raises(InputError, match="not a regular file"):
+        read_shape(tmp_path)
+
+
 def test_a_folder_or_a_missing_file_is_reported(tmp_path):
     with pytest.raises(InputError, match="not a regular file"):
         read_spectrogram(tmp_path)
@@ -238,6 +251,17 @@ def labels(tmp_path, text, encoding="utf-8"):
     path = tmp_path / "dataset.csv"
     path.write_bytes(text.encode(encoding))
     return path
+
+
+@pytest.mark.parametrize("start", list("=+-@\t\r\n") + ["＝", "＋", "－", "＠"])
+def test_no_cell_is_a_formula(start):
+    assert quote_formulas([f"{start}1+1", "a" + start, 0.5, None, ""]) == [
+        f"'{start}1+1",
+        "a" + start,
+        0.5,
+        None,
+        "",
+    ]
 
 
 def test_ids_stay_text_and_participants_come_from_them(tmp_path):

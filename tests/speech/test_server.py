@@ -16,11 +16,18 @@ from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
+import common
+import demo
+import predict
+from speech import server
+from speech.cli import InputError
+
 import httpx
 import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT, error_line, run_script
+from phone_recordings import write_recording
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -33,9 +40,6 @@ from test_demo import (
     write_inputs,
     write_sound_weights,
 )
-
-from speech import server
-from speech.cli import InputError
 
 # --- names from strangers -----------------------------------------------------------------------
 
@@ -384,6 +388,40 @@ def test_a_job_that_rests_lets_another_on():
         assert not long.done()
 
 
+def test_a_step_that_takes_long_is_not_waited_for_by_a_short_job(monkeypatch):
+    monkeypatch.setattr(server, "WAIT_SECONDS", 0.2)
+    turns, began, end = server.Turns(), threading.Event(), threading.Event()
+
+    def step_long():
+        with turns.join():
+            began.set()
+            end.wait(10)
+
+    waited = []
+
+    def step_short(seconds=0.0):
+        started = time.monotonic()
+        with turns.join():
+            waited.append(time.monotonic() - started)
+            time.sleep(seconds)
+
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(step_long)
+        began.wait()
+        pool.submit(step_short, 0.3)
+        pool.submit(step_short, 0.3).result()
+        assert 0.2 <= waited[0] < 0.4 and 0.5 <= waited[1] < 0.8  # one beside it, not all
+        worked = turns.join()
+        worked.used = 1.0  # a job that has had its share waits for the step's end
+        entered = pool.submit(lambda: worked.__enter__())
+        time.sleep(0.5)
+        assert not entered.done()
+        end.set()
+        entered.result(5)
+        worked.__exit__()
+    assert turns.busy == 0 and not turns.waiting
+
+
 def test_a_job_stops_when_whoever_asked_has_gone(monkeypatch):
     listeners, done = server.Listeners(), []
     with listeners.listening("a"):
@@ -414,7 +452,71 @@ def test_the_sound_of_one_request_is_bounded_and_no_file_counts_twice(tmp_path):
         budget.spend(0.1)
 
 
+def test_spectrograms_count_as_sound_by_their_header(tmp_path):
+    header = {"descr": "|i1", "fortran_order": False, "shape": (128, 250_000)}  # 2.2 hours
+    with open(tmp_path / "a.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(InputError, match="more than 2 hours of sound"):
+        server.check_sources([tmp_path / "a.npy"])
+    (tmp_path / "b.npy").write_text("no array")
+    (tmp_path / "c.raw").write_text("no header")
+    server.check_sources([tmp_path / "b.npy", tmp_path / "c.raw"])
+
+
+def test_sound_is_counted_again_while_it_is_decoded(tmp_path):
+    """Headers lie. It ends the whole request: no file after the other with an error of its own."""
+    models = predict.load_models(write_sound_weights(tmp_path))
+    paths = [tmp_path / f"{n}.m4a" for n in range(4)]
+    for path in paths:
+        write_recording(path, "aac", seconds=9)
+    work = demo.plan_work(paths, models[0][1])
+    work.budget = server.Budget(20)
+    with pytest.raises(InputError, match="more than 20 s of sound at once"):
+        demo.classify(models, paths, work)
+    assert work.read < 8  # of 2 clips each: the last file was not read
+
+
+def test_files_of_one_name_are_of_different_people(tmp_path):
+    """On the page there are no folders: only what else the visitor chose."""
+    models, paths = predict.load_models(write_sound_weights(tmp_path)), []
+    for folder in ("one", "other"):
+        for name in ("interview.npy", "S1_clip_0.npy", "S1_clip_8.npy", "a\tb.npy"):
+            paths.append(tmp_path / folder / name)
+            paths[-1].parent.mkdir(exist_ok=True)
+            np.save(paths[-1], np.random.default_rng(len(paths)).random((128, 251)))
+    rows, _ = demo.classify(models, paths, demo.plan_work(paths, models[0][1]))
+    found = [row.participant for row in rows if not row.clip]
+    names = ["interview", "S1", r"a\tb"]
+    assert found == [*names, *(f"{name} (2)" for name in names)]
+
+
+def test_nothing_in_a_strangers_weights_is_markup(tmp_path):
+    _, metadata = common.load_weights(write_sound_weights(tmp_path)[0])
+    evil = '<img src="//x.y/z"> ![a](//x.y/z) <form action="//x.y"># Big\n# Bigger'
+    metadata["data"] |= {
+        "corpus": evil,
+        "split": evil,
+        "clips": {evil: 1},
+        "participants": {evil: 2},
+    }
+    metadata["versions"] = {evil: evil}
+    text = "".join(demo.describe_weights(evil, metadata))
+    assert not re.search(r"<img|<form|!\[|//x|\n# ", text)
+
+
 # --- logs ---------------------------------------------------------------------------------------
+
+
+def test_a_call_that_fails_is_one_line(capfd, monkeypatch):
+    monkeypatch.setattr(server, "LOG_LIMIT", server.OneLine())
+    for _ in range(100):
+        try:
+            raise ValueError("a\nb")
+        except ValueError:
+            server.log_failure()
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == server.LOG_BURST
+    assert lines[0].startswith(r"A call failed: ValueError: a\nb (")
 
 
 def test_logs_are_lines_and_few(caplog):
