@@ -6,19 +6,16 @@ Shapes: M mel bins, T frames.
 """
 
 import argparse
-import base64
-import contextlib
 import csv
+import errno
 import gc
-import io
-import json
+import math
 import os
 import re
 import signal
 import socket
 import tempfile
 import threading
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -26,7 +23,6 @@ from datetime import date
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
 
 from speech import server
 
@@ -38,35 +34,51 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.pop("GRADIO_DEBUG", None)
 os.environ["GRADIO_TEMP_DIR"] = str((UPLOADS := server.open_folder()).path)
-if not os.access(Path.home(), os.W_OK):  # a container's user without a home: caches go with us
+if not os.access(os.path.expanduser("~"), os.W_OK):  # a container's user: caches go with us
     for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
         os.environ.setdefault(name, str(UPLOADS.path / ".cache"))
+
+import predict
+from speech import apart, look, words
+from speech.audio import ENDINGS, SETTINGS, log_mel, read_sound
+from speech.card import (
+    EMPTY,
+    READY,
+    RECORDING,
+    STALE,
+    STOPPED,
+    USE,
+    Card,
+    Facts,
+    describe_notes,
+    describe_notice,
+    describe_weights,
+    draw_failure,
+    draw_progress,
+    format_result,
+)
+from speech.cli import InputError, Parser, at_least, run, show_controls
+from speech.dataset import min_max, quote_formulas, read_labels, read_spectrogram
+from speech.device import set_malloc
+from speech.familiarity import fill
+from speech.labelled import draw_scores, match_labels
+from speech.report import THRESHOLD
+from speech.server import KEEP_SECONDS, MAX_UPLOAD_BYTES
+from speech.timeline import Session, draw_clip, draw_timeline, embed, find_ticks, is_clip
+from speech.verdict import ERROR, NO_VERDICT, Row, clamp
 
 import gradio as gr
 import httpx
 import numpy as np
-from PIL import Image, ImageOps
+from gradio.data_classes import ListFiles
+from pydantic import model_validator
 
-import predict
-from speech import words
-from speech.audio import SETTINGS, log_mel, open_sound, read_sound
-from speech.cli import InputError, Parser, at_least, run
-from speech.dataset import min_max, read_labels, read_spectrogram
-from speech.device import set_malloc
-from speech.familiarity import fill
-from speech.report import CLASS_NAMES, THRESHOLD, format_scores
-from speech.server import KEEP_SECONDS, MAX_UPLOAD_BYTES
-
-FOLDER = Path(__file__).parent
-EXAMPLES = FOLDER / "examples"
+EXAMPLES = Path(__file__).parent / "examples"
 MAX_FILES = 256  # at once
 POLL_SECONDS = 0.25  # between two looks at the work: short ones end without showing progress
-LEAST_SHOWN = 0.02  # a patch that moves a probability by less is painted fainter
-OCTAVES = (250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz
 
 Source = str | list[str] | None  # what a visitor chose: a recording, clips, or nothing
 Choices = dict[str, predict.Models]  # by the names that the page offers
-Ticks = list[tuple[str, float]]  # of an axis: text, place from 0 to 1
 
 TITLE = "Depression detection from speech"
 KINDS = "Clips (.npy) or recordings (WAV, FLAC, MP3, M4A, OGG, WebM and others)"
@@ -74,38 +86,15 @@ SMALLER = "save recordings as FLAC or MP3, or at 16 kHz mono"
 SWEPT = f"deleted after {KEEP_SECONDS // 60} minutes: choose it again"
 PRIVACY = f"Used for the answer alone; deleted here after {KEEP_SECONDS // 60} minutes."
 RELAY = "Through a gradio.live link files pass Gradio's relay."
-LIMITS = f"{KINDS}; at most {MAX_FILES} files and {MAX_UPLOAD_BYTES >> 20} MB at once. "
-LIMITS += "One voice only: `prepare.py` cuts an interviewer out."
+MOST = f"at most {MAX_FILES} files and {MAX_UPLOAD_BYTES >> 20} MB at once"
+ACCEPT = ",".join(["audio/*", ".npy", *(f".{ending}" for ending in ENDINGS.split("|"))])
+LIMITS = f"{KINDS}; {MOST}. One voice only: <code>prepare.py</code> cuts an interviewer out."
 EXAMPLE_INPUTS = {  # made by synthetic.py, so their labels are known
     "Synthetic voice, label 1": ["S017_clip_0.wav"],
     "Synthetic voice, label 0": ["S014_clip_0.wav"],
     "Four voices (.npy)": [f"S{n:03}_clip_0.npy" for n in (4, 14, 17, 20)],
 }
 
-BLUE, ORANGE = "#3b82f6", "#ea580c"  # of the overlay; told apart by colour-blind eyes too
-CLASSES = dict(zip((*CLASS_NAMES, "uncertain"), ("not", "yes", "unsure"), strict=True))  # CSS's
-FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-THEME = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **FONTS).set(
-    button_primary_background_fill="*primary_600",  # contrasts of 4.5:1 and more
-    body_text_color_subdued="*neutral_600",
-    body_text_color_subdued_dark="*neutral_300",
-    color_accent="*primary_600",
-    link_text_color_dark="*secondary_400",
-)
-CSS = FOLDER / "speech" / "page.css"
-TIMELINE_JS = (FOLDER / "speech" / "page.js").read_text(encoding="utf-8")
-# On a phone the card lies below what was clicked: show it when it says something new.
-SCROLL_JS = """watch("value", () => {
-  const card = document.getElementById("card"), changed = element.querySelector("[data-show]");
-  const top = card.getBoundingClientRect().top;
-  const far = changed && (top < 0 || top > innerHeight * 0.3);
-  if (far) setTimeout(() => card.scrollIntoView(), 150); // once the page has its new length
-});"""
-MICROPHONE_JS = """(async () => {
-  const devices = (await navigator.mediaDevices?.enumerateDevices().catch(() => [])) ?? [];
-  const found = devices.some((device) => device.kind === "audioinput");
-  element.querySelector("p").hidden = found;
-})();"""
 NO_MICROPHONE = "No microphone is found, or this address may not use one (it takes https or "
 NO_MICROPHONE += "localhost): record elsewhere and choose the file under Files."
 
@@ -127,10 +116,12 @@ class Work:
         self.read = self.predicted = 0
         self.stopped, self.has_gone = threading.Event(), has_gone
         self.turn = server.TURNS.join()  # a long job lets short ones on
+        self.budget = server.Budget()  # of what is decoded; once it is spent, no tick passes
 
-    def tick(self, clips: int = 0) -> None:
+    def tick(self, clips: int = 0, seconds: float = 0.0) -> None:
         if self.stopped.is_set() or self.has_gone():
             raise Stopped
+        self.budget.spend(seconds)
         self.turn.rest()
         self.read += clips
 
@@ -146,15 +137,6 @@ class Work:
         return done / clips, f"{done * minutes:.1f} of {clips * minutes:.1f} minutes"
 
 
-class Session(NamedTuple):
-    """A result on the page; of the sound itself nothing is kept."""
-
-    paths: list[Path]
-    model: str
-    clips: list[predict.Row]
-    places: list[tuple[int, float]]  # of each clip: which path, and where it starts, in seconds
-
-
 def name_choices(paths: list[Path], models: predict.Models) -> Choices:
     """The ensemble, where there are several, and each file by its name, or path if that repeats."""
     ensemble = "Both" if len(paths) == 2 else f"All {len(paths)}"
@@ -165,8 +147,18 @@ def name_choices(paths: list[Path], models: predict.Models) -> Choices:
     return choices
 
 
+def list_facts(choices: Choices, model: str) -> Facts:
+    """What the weights of a choice say of themselves, by their names."""
+    alone = {name: models[0][1] for name, models in choices.items() if len(models) == 1}
+    return {model: alone[model]} if model in alone else alone
+
+
 def list_paths(source: Source) -> list[Path]:
     return [Path(path) for path in ([source] if isinstance(source, str) else source or [])]
+
+
+def describe_excess(files: int, size: int) -> str:
+    return f"{files} file{'s' if files > 1 else ''}, {size >> 20} MB; {MOST}: {SMALLER}"
 
 
 def check_upload(source: Source) -> list[Path]:
@@ -178,14 +170,9 @@ def check_upload(source: Source) -> list[Path]:
         raise InputError(f"{gone[0]}: {SWEPT}")
     size = sum(path.stat().st_size for path in paths)
     if len(paths) > MAX_FILES or size > MAX_UPLOAD_BYTES:
-        limit = f"at most {MAX_FILES} files and {MAX_UPLOAD_BYTES >> 20} MB at once"
-        raise InputError(f"{len(paths)} files, {size >> 20} MB; {limit}: {SMALLER}")
+        raise InputError(describe_excess(len(paths), size))
     server.check_sources(paths)
     return paths
-
-
-def is_clip(path: Path) -> bool:
-    return path.suffix.lower() == ".npy"
 
 
 def plan_work(paths: list[Path], metadata: dict) -> Work:
@@ -195,30 +182,39 @@ def plan_work(paths: list[Path], metadata: dict) -> Work:
     for path in paths:
         clips += 1
         if not is_clip(path):
-            with contextlib.suppress(InputError), open_sound(path) as file:
-                clips += max(-(-file.frames // (length * file.samplerate)) - 1, 0)
+            clips += max(math.ceil(server.announced_seconds(path) / length) - 1, 0)
     return Work(clips, None if all(map(is_clip, paths)) else length)
 
 
 def find_start(name: str, path: Path) -> float:
     """Where a clip starts within its file, in seconds: predict.py's names say it."""
-    stem = path.stem.encode(errors="backslashreplace").decode()
-    return 0.0 if name == stem else float(name.rpartition("_clip_")[2])
+    return 0.0 if name == show_controls(path.stem) else float(name.rpartition("_clip_")[2])
+
+
+def name_people(paths: list[Path]) -> dict[Path, str]:
+    """Whose each file is; files of one name are of different people: there are no folders here."""
+    people, count = {}, Counter()
+    for path in paths:
+        count[path.name] += 1
+        person, n = show_controls(path.stem).split("_clip_")[0], count[path.name]
+        people[path] = person if n == 1 else f"{person} ({n})"
+    return people
 
 
 def classify(models: predict.Models, paths: list[Path], work: Work) -> tuple[list, list]:
     """predict.py's rows, and of each clip which path it is from and where it starts."""
-    places, metadata = [], models[0][1]
+    places, metadata, people = [], models[0][1], name_people(paths)
 
     def read() -> Iterator[predict.Window]:
         for number, path in enumerate(paths):
-            for window in predict.read_windows([path], metadata, work.tick):
+            for window in predict.read_windows([path], metadata, work.tick, people):
+                work.tick()  # sound over the limit is not this file's error but the whole work's
                 places.append((number, find_start(window[0], path)))
                 yield window
 
     rows = []
     with work.turn:
-        for row in predict.predict_windows(models, read()):
+        for row in predict.predict_windows(models, read(), tick=work.tick):
             rows.append(row)
             work.tick()
             work.predicted += bool(row.clip)
@@ -239,347 +235,101 @@ def read_window(path: Path, start: float, metadata: dict) -> np.ndarray:
 
 
 def answer(choices: Choices, source: Source, model: str) -> dict:
-    """Classifies clips (.npy) or recordings.
-
-    Returns {"notice": str, "rows": [{"clip", "participant", "probability", "verdict", "note"}]}:
-    a row per clip, then one per person, whose "clip" is empty. Probability is that of Depressed,
-    0 to 1, null where a file cannot be read; verdict is "Depressed", "Not Depressed", "uncertain",
-    "no verdict" or "error", and note says why.
-    """
+    """What both endpoints do."""
     try:
         paths, models = check_upload(source), choices[model]
-        rows, _ = classify(models, paths, Work(len(paths), None, server.watch_caller()))
+        rows, places = classify(models, paths, Work(len(paths), None, server.watch_caller()))
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from error
     except Stopped:  # whoever asked has hung up
         return {}
-    return {"notice": predict.notice(choices[model]), "rows": [row._asdict() for row in rows]}
+    notice = describe_notice(list_facts(choices, model))
+    return {"notice": notice, "rows": tabulate(rows, places, model, notice)}
 
 
-def write_csv(rows: list[predict.Row], session: Session, notice: str) -> str:
-    """predict.py's columns, and what tells the table from another; named after its input."""
-    first, more = session.paths[0].stem, len(session.paths) - 1
+def tabulate(rows: list[Row], places: list, model: str, notice: str) -> list[dict]:
+    """predict.py's columns, and what tells the table from another."""
+    starts = iter([int(start) if start == int(start) else start for _, start in places])
+    facts = {"model": model, "date": date.today().isoformat(), "threshold": THRESHOLD}
+    facts["notice"] = notice
+    return [row._asdict() | {"seconds": next(starts) if row.clip else None} | facts for row in rows]
+
+
+def write_csv(table: list[dict], paths: list[Path]) -> str:
+    """The table as a file, named after its input."""
+    first, more = paths[0].stem, len(paths) - 1
     name = re.sub(r"[^\w.-]", "_", first)[:80] + (f"_and_{more}_more" if more else "")
     path = Path(tempfile.mkdtemp(dir=UPLOADS.ensure()), f"{name}_predictions.csv")
-    starts = iter(f"{start:g}" for _, start in session.places)
-    facts = (session.model, date.today().isoformat(), THRESHOLD, notice)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow((*predict.Row._fields, "seconds", "model", "date", "threshold", "notice"))
-        for row in rows:
-            cells = (*row, next(starts) if row.clip else "", *facts)
-            formula = (
-                "=",
-                "+",
-                "-",
-                "@",
-            )  # a spreadsheet would compute it: the quote makes it text
-            writer.writerow(f"'{c}" if str(c).startswith(formula) else c for c in cells)
+        writer.writerow(table[0])
+        writer.writerows(quote_formulas(row.values()) for row in table)
     return str(path)
-
-
-# --- pictures -----------------------------------------------------------------------------------
-
-
-def add_axes(content: str, x: Ticks, y: Ticks, caption: str) -> str:
-    """A picture with axes, in HTML: their text keeps its size on a phone."""
-    below = "".join(f'<span style="left:{place:.1%}">{text}</span>' for text, place in x)
-    left = "".join(f'<span style="bottom:{place:.1%}">{text}</span>' for text, place in y)
-    return (
-        f'<figure class="plot"><div class="y">{left}</div>{content}'
-        f'<div class="x">{below}</div><figcaption>{caption}</figcaption></figure>'
-    )
-
-
-def find_ticks(shape: tuple[int, int], sound: dict | None) -> tuple[Ticks, Ticks]:
-    """Where seconds and Hz stand along a clip (M, T), if the weights know."""
-    if not sound:
-        return [("frames", 0.5)], [("mel bins", 0.5)]
-    from librosa import hz_to_mel  # slow: sweep_until_stopped imports it, after the first page
-
-    bins, frames = shape
-    rate, top = sound["sample_rate"] / sound["hop_length"], sound["sample_rate"] / 2
-    seconds = range(0, int(frames / rate) + 1, max(round(frames / rate / 4), 1))
-    octaves = [hertz for hertz in OCTAVES if hertz <= top]
-    # Of bins + 2 points, even in mel from 0 to `top`, those within are the centres of the bins.
-    places = (hz_to_mel(octaves) / hz_to_mel(top) * (bins + 1) - 0.5) / bins
-    y = [(f"{hertz} Hz", min(place, 1)) for hertz, place in zip(octaves, places, strict=True)]
-    return [(f"{n} s", n * rate / frames) for n in seconds], y
-
-
-def paint(clip: np.ndarray, moved: np.ndarray | None) -> str:
-    """A clip (M, T) as the address of a PNG; in grey below what moved the verdict, if given."""
-    image = Image.fromarray(np.uint8(255 * clip[::-1]))
-    if moved is None:
-        image = ImageOps.colorize(image, black="#0b0724", mid="#b5367a", white="#fcfdbf")
-    else:
-        strength = moved[::-1] / max(np.abs(moved).max(), LEAST_SHOWN)
-        for colour, part in ((ORANGE, strength), (BLUE, -strength)):
-            mask = Image.fromarray(np.uint8(220 * part.clip(0)))
-            mask = mask.resize(image.size, Image.Resampling.BILINEAR)
-            over = Image.new("RGB", image.size, colour)
-            image = Image.composite(over, image.convert("RGB"), mask)
-    image.save(file := io.BytesIO(), "png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def draw_clip(name: str, clip: np.ndarray, sound: dict | None, moved: np.ndarray | None) -> str:
-    text = f"Mel spectrogram of {escape(name)}; brighter is louder."
-    if moved is not None:
-        text += f" Orange moved the verdict towards {CLASS_NAMES[1]}, blue away from it, by up to "
-        text += f"{100 * np.abs(moved).max():.1f} percentage points."
-    image = f'<img src="{paint(clip, moved)}" alt="{text}">'
-    return add_axes(image, *find_ticks(clip.shape, sound), text)
-
-
-def format_minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-
-
-def format_number(p: float) -> str:
-    """A score as text: never as certain as 0 or 1."""
-    text = f"{min(max(p, predict.SURE), 1 - predict.SURE):.2f}"
-    return {-1: f"under {text}", 0: text, 1: f"over {text}"}[
-        (p > 1 - predict.SURE) - (p < predict.SURE)
-    ]
-
-
-def draw_bar(number: int, row: predict.Row, file: str, at: float, gap: bool) -> str:
-    """A window's button: up from 0.5 towards Depressed, or down towards Not Depressed."""
-    low, high = sorted((0.5, row.probability))
-    tone = CLASSES.get(row.verdict, "none")
-    place = f"{format_minutes(at)}, " if file else ""
-    text = f"{place}{escape(row.clip)}: {row.verdict}, score {format_number(row.probability)}"
-    return (
-        f'<button type="button" class="{tone}{" gap" if gap else ""}" data-n="{number}" '
-        f'data-file="{file}" data-at="{at:g}" aria-pressed="false" tabindex="{-bool(number)}" '
-        f'aria-label="{text}" title="{text}"><i style="bottom:{low:.1%};'
-        f'height:{high - low:.1%}"></i></button>'
-    )
-
-
-def draw_ticks(session: Session) -> str:
-    """At most eight, of which a phone shows four; seconds of one recording, otherwise names."""
-    n, one = len(session.clips), len({file for file, _ in session.places}) == 1
-    chosen = range(0, n, -(-n // 8))
-    texts = [
-        format_minutes(session.places[i][1]) if one else escape(session.clips[i].clip)
-        for i in chosen
-    ]
-    return "".join(
-        f'<span class="{"spare" if place % 2 else ""}" style="left:{i / n:.1%}">{text}</span>'
-        for place, (i, text) in enumerate(zip(chosen, texts, strict=True))
-    )
-
-
-def draw_timeline(session: Session, seconds: float) -> str:
-    """Buttons, one per window; each plays from there and shows its spectrogram."""
-    sounds = {i: str(p) for i, p in enumerate(session.paths) if not is_clip(p)}
-    sounds = {file: sounds[file] for file, _ in session.places if file in sounds}
-    if not session.clips or (len(session.clips) < 2 and not sounds):
-        return ""
-    bars, before = [], session.clips[0].participant
-    for i, (row, (file, at)) in enumerate(zip(session.clips, session.places, strict=True)):
-        name = str(file) if file in sounds else ""
-        bars.append(draw_bar(i, row, name, at, row.participant != before))
-        before = row.participant
-    what = (
-        "Click a window to hear it and see its spectrogram" if sounds else "Click a clip to see it"
-    )
-    player = (
-        f'<audio controls preload="metadata" data-seconds="{seconds:g}" '
-        f'data-paths="{escape(json.dumps(sounds))}" aria-label="The recording"></audio>'
-        '<p class="unplayable hint" hidden>Your browser cannot play this kind of file.</p>'
-    )
-    return (
-        f'<section class="timeline"><h3>Clip by clip</h3><p class="hint">{what} (arrow keys move). '
-        f"Up, orange: more like {CLASS_NAMES[1]}; down, blue: more like {CLASS_NAMES[0]}; grey: "
-        f'uncertain; dashed: no verdict.</p>{player if sounds else ""}<div class="strip">'
-        f'<div class="inner"><div class="bars" role="group" aria-label="Windows">{"".join(bars)}'
-        f'</div><div class="head"></div><div class="ticks">{draw_ticks(session)}</div></div></div>'
-        "</section>"
-    )
-
-
-def draw_scale(row: predict.Row) -> str:
-    low, high = predict.UNCERTAIN
-    score = format_number(row.probability)
-    place = min(max(row.probability, 0.03), 0.97)  # the marker stays on the track
-    text = f"Score {score}, from 0 ({CLASS_NAMES[0]}) to 1 ({CLASS_NAMES[1]}); "
-    text += f"{low} to {high} is uncertain"
-    return (
-        f'<div class="scale" role="img" aria-label="{text}"><div class="track">'
-        f'<div class="band"></div><div class="marker {CLASSES[row.verdict]}" '
-        f'style="left:{place:.1%}"></div></div><div class="ends"><span>0 {CLASS_NAMES[0]}</span>'
-        f"<span>uncertain</span><span>{CLASS_NAMES[1]} 1</span></div></div>"
-    )
-
-
-# --- the verdict in words -----------------------------------------------------------------------
-
-
-def heading(word: str, tone: str = "") -> str:
-    """The card's heading, in the visitor's language where it is a verdict's word."""
-    known = word in words.KEYS
-    text = str(gr.I18n()(words.find_key(word))) if known else escape(word)
-    return f'<h2 class="{tone or "quiet"}" data-show>{text}</h2>'
-
-
-def describe_worth(models: predict.Models) -> str:
-    """One sentence: how often the model was right about people it had not heard."""
-    facts = []
-    for _, metadata in models:
-        accuracy = metadata["test"]["participants"].get("accuracy")  # None: converted weights
-        n = metadata["data"]["participants"].get("test", 0)
-        if accuracy and accuracy["value"] is not None:
-            interval = f"[{accuracy['low']:.2f}, {accuracy['high']:.2f}]"
-            facts.append(f"about {accuracy['value'] * n:.0f} of {n} people {interval}")
-    if not facts:
-        return "Nobody has tested this model on people it had not heard."
-    whose = "this model was" if len(models) == 1 else "these models, one by one, were"
-    return f"In its test {whose} right {'; '.join(facts)}."
-
-
-def describe_score(row: predict.Row) -> str:
-    score = format_number(row.probability)
-    if row.verdict == "uncertain":
-        return f"Score {score}: between the clips labelled {' and '.join(CLASS_NAMES)}."
-    return f"Score {score}: more like the clips labelled {row.verdict}."
-
-
-def list_unread(clips: list[predict.Row], files: int) -> str:
-    bad = [row for row in clips if row.verdict == "error"]
-    if not bad:
-        return ""
-    shown = "".join(f"<li>{escape(row.clip)}: {escape(row.note)}</li>" for row in bad[:10])
-    more = f"<li>and {len(bad) - 10} more</li>" if len(bad) > 10 else ""
-    return f"<p><b>{len(bad)} of {files} files could not be read</b></p><ul>{shown}{more}</ul>"
-
-
-def list_people(people: list[predict.Row], clips: list[predict.Row]) -> str:
-    counts = Counter(row.participant for row in clips if row.verdict != "error")
-    rows = "".join(
-        f'<tr><td>{escape(p.participant)}</td><td class="number">'
-        f"{format_number(p.probability) if p.verdict in CLASSES else '–'}</td>"
-        f'<td class="word {CLASSES.get(p.verdict, "none")}">{p.verdict}</td>'
-        f'<td class="number">{counts[p.participant]}</td></tr>'
-        for p in people
-    )
-    heads = (
-        '<th>Person</th><th class="number">Score</th><th>Verdict</th><th class="number">Clips</th>'
-    )
-    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<div class="people" tabindex="0" role="region" aria-label="People">{table}</div>'
-
-
-def explain_refusal(row: predict.Row, clips: list[predict.Row]) -> str:
-    """Why one person has no verdict: their clips' most frequent reason."""
-    notes = Counter(clip.note for clip in clips if clip.verdict == predict.NO_VERDICT and clip.note)
-    reason = notes.most_common(1)[0][0] if notes else row.note
-    return f'<p class="plain">No verdict: {escape(reason)}.</p><p>{escape(row.note)}.</p>'
-
-
-def format_result(models: predict.Models, rows: list[predict.Row], files: int) -> tuple[str, str]:
-    """The card: its heading, and what follows."""
-    people, clips = [row for row in rows if not row.clip], [row for row in rows if row.clip]
-    unread = list_unread(clips, files)
-    synthetic = any(metadata["data"]["synthetic"] for _, metadata in models)
-    warning = f'<p class="warning">{predict.SYNTHETIC_NOTICE}</p>' if synthetic else ""
-    worth = f'<p class="worth">{describe_worth(models)}</p>'
-    if not people:
-        return heading(predict.NO_VERDICT, "none"), f"<p>Nothing could be read.</p>{unread}"
-    if len(people) > 1:
-        counts = Counter(person.verdict for person in people).most_common()
-        title = f"{len(people)} people: " + ", ".join(f"{n} {word}" for word, n in counts)
-        return heading(title), f"{warning}{unread}{list_people(people, clips)}{worth}"
-    [row] = people
-    if row.verdict == predict.NO_VERDICT:
-        return heading(row.verdict, "none"), warning + unread + explain_refusal(row, clips)
-    n = sum(clip.verdict != "error" for clip in clips)
-    whose = f"{escape(row.participant)}, {'one clip' if n == 1 else row.note + ' clips'}"
-    sentence = f'{describe_score(row)} <span class="hint">({whose})</span>'
-    body = f'{draw_scale(row)}<p class="plain">{sentence}</p>'
-    return heading(row.verdict, CLASSES[row.verdict]), warning + unread + body + worth
-
-
-def describe_notes(clips: list[predict.Row]) -> str:
-    """Notes that all clips share, said once."""
-    notes = {row.note for row in clips}
-    return f"All clips: {notes.pop()}." if len(notes) == 1 and clips[0].note else ""
 
 
 # --- what the page does -------------------------------------------------------------------------
 
-EMPTY = (
-    heading("Your result appears here").replace(" data-show", ""),
-    "<p>Try an example: one click. Or choose a file, or record yourself, then Classify.</p>",
-)
-STALE = (
-    heading("Classify again").replace(" data-show", ""),
-    "<p>What you chose has changed since the last result.</p>",
-)
-STOPPED = heading("Stopped"), "<p>The work has ended; nothing of it was kept.</p>"
 
-
-def show(card: tuple[str, str], working: bool = False) -> tuple:
+def show(card: Card, working: bool = False) -> tuple:
     """A state of the page without a result."""
-    hidden = gr.update(visible=False)
-    return (*card, gr.update(visible=working), hidden, *(gr.skip() for _ in range(7)))
+    hidden, kept = gr.update(visible=False), [gr.skip()] * 7
+    return *card, gr.update(visible=working), hidden, *kept, gr.skip() if working else card
 
 
-def draw_progress(work: Work) -> tuple[str, str]:
-    share, text = work.progress()
-    bar = '<div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
-    bar += f'aria-valuenow="{100 * share:.0f}" aria-label="Classifying">'
-    return heading("Working"), f'<p>{text}</p>{bar}<div style="width:{share:.0%}"></div></div>'
-
-
-def score_labels(rows: list[predict.Row], labels: str | None, models: predict.Models) -> str:
-    """report.py's table, where a file of labels was chosen."""
+def score_labels(rows: list[Row], labels: str | None, models: predict.Models) -> str:
+    """report.py's table and pictures, where a file of labels was chosen."""
     if not labels:
         return ""
+    pictures = []
     try:
         frame, notes = read_labels(labels)
         text = predict.score_against_labels(rows, frame, models, Path(Path(labels).name))
         text = "\n".join([text, *notes])
+        pictures = draw_scores(match_labels(rows, frame))
     except InputError as error:
         text = str(error).replace(labels, Path(labels).name)
-    return f'<h3>Against your labels</h3><pre tabindex="0">{escape(text)}</pre>'
+    images = "".join(f'<img src="{embed(png)}" alt="{name}">' for name, png in pictures)
+    return (
+        f'<h3>Against your labels</h3><pre tabindex="0">{escape(text)}</pre>'
+        f'<div class="pictures">{images}</div>'
+    )
+
+
+def list_clips(clips: list[Row], common: str) -> list[tuple]:
+    """The table's rows; a note that is not said of all stands beside the verdict."""
+    return [
+        (
+            row.clip,
+            None if row.verdict == NO_VERDICT else round(clamp(row.probability), 2),
+            f"{row.verdict}: {row.note}" if row.note and not common else row.verdict,
+        )
+        for row in clips
+    ]
 
 
 def show_result(
     choices: Choices, model: str, paths: list[Path], labels: str | None, answer: tuple
 ) -> tuple:
     rows, places = answer
-    models = choices[model]
-    clips = [row for row in rows if row.clip]
-    good = [i for i, row in enumerate(clips) if row.verdict != "error"]
+    facts, clips = list_facts(choices, model), [row for row in rows if row.clip]
+    good = [i for i, row in enumerate(clips) if row.verdict != ERROR]
     session = Session(paths, model, [clips[i] for i in good], [places[i] for i in good])
-    seconds = (models[0][1]["preprocessing"]["sound"] or SETTINGS)["clip_seconds"]
-    times, common = draw_timeline(session, seconds), describe_notes(session.clips)
-    table = [
-        (row.clip, min(max(round(row.probability, 2), predict.SURE), 1 - predict.SURE), row.verdict)
-        if common or not row.note
-        else (
-            row.clip,
-            round(min(max(row.probability, predict.SURE), 1 - predict.SURE), 2),
-            f"{row.verdict}: {row.note}",
-        )
-        for row in session.clips
-    ]
-    every = Session(paths, model, clips, places)
-    scores = score_labels(rows, labels, models)
+    sound = choices[model][0][1]["preprocessing"]["sound"] or SETTINGS
+    times, common = draw_timeline(session, sound["clip_seconds"]), describe_notes(session.clips)
+    scores = score_labels(rows, labels, choices[model])
+    table = tabulate(rows, places, model, describe_notice(facts))
     return (
-        *format_result(models, rows, len(paths)),
+        *format_result(facts, rows, len(paths)),
         gr.update(visible=False),
         gr.update(visible=True),
         gr.update(value=scores, visible=bool(scores)),
         gr.update(value=times, visible=bool(times)),
         gr.update(value=f"<p class=hint>{escape(common)}</p>", visible=bool(common)),
-        gr.update(value=table, visible=len(table) > 1),
-        write_csv(rows, every, predict.notice(models)),
+        gr.update(value=list_clips(session.clips, common), visible=len(good) > 1),
+        write_csv(table, paths),
         session,
         0 if good else None,
+        gr.skip(),
     )
 
 
@@ -593,21 +343,35 @@ def run_work(choices: Choices, source: Source, labels: str | None, model: str) -
             future = pool.submit(classify, models, paths, work)
             try:
                 while not wait([future], POLL_SECONDS).done:
-                    yield show(draw_progress(work), working=True)
+                    yield show(draw_progress(*work.progress()), working=True)
             finally:  # Stop, or a closed tab, closes this generator
                 work.stopped.set()
         yield show_result(choices, model, paths, labels, future.result())
     except InputError as error:
-        yield show((heading("That did not work"), f"<p>{escape(str(error))}</p>"))
+        yield show(draw_failure(str(error)))
     except Exception:  # a visitor never reads a bare "Error"; the reason is on stderr
-        traceback.print_exc()
-        text = "<p>Something failed on the server; it has been noted there. Try again.</p>"
-        yield show((heading("That did not work"), text))
+        server.log_failure()
+        yield show(draw_failure("Something failed on the server; it is noted there. Try again."))
 
 
-def show_lost() -> tuple:
-    """Gradio refused what was chosen before we saw it: it is not there any more."""
-    return show((heading("That did not work"), f"<p>This file was {SWEPT}.</p>"))
+def show_excess(event: gr.EventData) -> tuple:
+    """The page has counted before the upload."""
+    return show(draw_failure(describe_excess(*event.index)))
+
+
+def show_lost(shown: Card | None, *chosen: list[Path] | None) -> tuple:
+    """Gradio refused what was chosen before we saw it, or the work was stopped.
+
+    Args:
+        shown: the card of what stopped it, over which progress may have been written.
+    """
+    gone = [path.name for paths in chosen for path in paths or [] if not path.exists()]
+    return show(draw_failure(f"{gone[0]}: {SWEPT}") if gone else shown or EMPTY)
+
+
+def show_change(session: Session | None, *chosen: list[Path] | None) -> tuple:
+    """The card after a change of what is chosen, or of how it is classified."""
+    return show(STALE if session else READY if any(chosen) else EMPTY)
 
 
 def show_clip(
@@ -621,10 +385,10 @@ def show_clip(
         clip = read_window(session.paths[file], start, models[0][1])
     except InputError as error:
         return f"<p>{escape(str(error))}</p>"
-    with server.TURNS.join():
-        moved = predict.explain(models, clip) if explained else None
+    with server.TURNS.join() as turn:
+        moved = predict.explain(models, clip, lambda *_: turn.rest()) if explained else None
     sound = models[0][1]["preprocessing"]["sound"]
-    return draw_clip(session.clips[number].clip, clip, sound, moved)
+    return draw_clip(session.clips[number].clip, clip, find_ticks(clip.shape, sound), moved)
 
 
 def choose_bar(event: gr.EventData) -> int:
@@ -638,44 +402,14 @@ def choose_row(session: Session, event: gr.SelectData) -> int | None:
 
 
 def count_files(files: Source) -> str:
-    """`200 files, 12 people`; files over the limits say so at once."""
+    """`200 files, 12 people`."""
     paths = list_paths(files)
-    if not paths:
-        return ""
-    people = len({path.stem.split("_clip_")[0] for path in paths})
-    text = f"{len(paths)} file{'s' * (len(paths) > 1)}, "
-    return text + ("1 person" if people == 1 else f"{people} people")
+    people = len(set(name_people(paths).values()))
+    text = f"{len(paths)} file{'s' if len(paths) > 1 else ''}, "
+    return text + ("1 person" if people == 1 else f"{people} people") if paths else ""
 
 
 # --- page ---------------------------------------------------------------------------------------
-
-
-BRIEFLY = 3  # rows of the scores that are shown unfolded: accuracy, the majority's, balanced
-
-
-def describe_weights(name: str, metadata: dict) -> tuple[str, str]:
-    """What a weights file says of itself, in Markdown: a sentence and three rows; all the rest."""
-    data, test = metadata["data"], metadata["test"]
-    sides = [f"{side} {n} ({data['participants'][side]})" for side, n in data["clips"].items()]
-    versions = " ".join(f"{name} {version}" for name, version in metadata["versions"].items())
-    text = f"### {escape(name)}\nIt learnt from {data['corpus'] or 'a corpus that is not named'}. "
-    text += f"{describe_worth([(None, metadata)])}\n"
-    heads = ["| Test score [95% interval] | clips | people |", "|---|---|---|"]
-    rows = [
-        f"| {title} | {' | '.join(row)} |"
-        for title, row in format_scores(test["clips"], test["participants"])
-    ]
-    more = f"Split by {data['split']}; clips (people): {', '.join(sides)}. Trained with {versions}."
-    brief = "\n".join([text, *heads, *rows[:BRIEFLY]])
-    return brief, "\n".join([*heads, *rows[BRIEFLY:], "", more])
-
-
-USE = """Meant for research on voices, and for seeing what such models can and cannot do. Not for
-decisions about anybody: not at work, in school, in insurance, in medicine. It hears 8 seconds at a
-time, in the language, the recording quality and the kind of people it was trained on; elsewhere it
-is worth less, or nothing. Whoever serves it to others must tell them what it is: guessing emotions
-at work or in education is forbidden in the EU (AI Act, Art. 5), and elsewhere people must be told
-(Art. 50)."""
 
 
 def build_examples() -> list[tuple[gr.Button, list[str]]]:
@@ -697,35 +431,39 @@ def build_inputs(names: list[str], shared: bool) -> dict:
             files = gr.File(
                 label="Clips or recordings", file_count="multiple", height=170, elem_id="files"
             )
-            gr.Markdown(LIMITS, elem_classes="hint")
+            data = (
+                f'data-accept="{ACCEPT}" data-files="{MAX_FILES}" data-bytes="{MAX_UPLOAD_BYTES}"'
+            )
+            limits = gr.HTML(f'<p class="hint" {data}>{LIMITS}</p>', js_on_load=look.INPUTS_JS)
             with gr.Accordion("I have labels (dataset.csv)", open=False, elem_id="labelled"):
                 labels = gr.File(label="dataset.csv: id,label", height=110, elem_id="labels")
             classify = gr.Button(
                 "Classify", variant="primary", interactive=False, elem_id="classify"
             )
         with gr.Tab("Microphone"):
-            gr.HTML(f'<p class="hint" hidden>{NO_MICROPHONE}</p>', js_on_load=MICROPHONE_JS)
-            look = {"waveform_options": {"show_recording_waveform": False}, "buttons": []}
+            gr.HTML(f'<p class="hint" hidden>{NO_MICROPHONE}</p>', js_on_load=look.MICROPHONE_JS)
+            quiet = {"waveform_options": {"show_recording_waveform": False}, "buttons": []}
             sound = gr.Audio(
                 label="Recording",
                 type="filepath",
                 sources=["microphone"],
                 elem_id="recording",
-                **look,
+                **quiet,
             )
             gr.Markdown("One voice, 8 seconds or more, in a quiet room.", elem_classes="hint")
             listen = gr.Button("Classify", variant="primary", interactive=False, elem_id="listen")
     several = len(names) > 1
     model = gr.Radio(names, value=names[0], label="Model", elem_id="model", visible=several)
     gr.HTML(f'<p class="hint">{f"{PRIVACY} {RELAY}" if shared else PRIVACY}</p>')
-    parts = dict(examples=examples, counted=counted, files=files, labels=labels, model=model)
-    return parts | dict(classify=classify, sound=sound, listen=listen)
+    kept = {part: gr.State() for part in (files, sound, labels)}  # their paths
+    parts = dict(examples=examples, counted=counted, files=files, limits=limits, labels=labels)
+    return parts | dict(model=model, classify=classify, sound=sound, listen=listen, kept=kept)
 
 
 def build_card() -> tuple:
     word, text = EMPTY
     with gr.Column(elem_id="card"):
-        verdict = gr.HTML(word, elem_id="verdict", js_on_load=SCROLL_JS)
+        verdict = gr.HTML(word, elem_id="verdict", js_on_load=look.SCROLL_JS)
         facts = gr.HTML(text, elem_id="facts")
         stop = gr.Button("Stop", visible=False, elem_id="stop")
         translate = gr.I18n()
@@ -738,7 +476,7 @@ def build_card() -> tuple:
 def build_results() -> tuple:
     with gr.Column(visible=False, elem_id="results") as results:
         scores = gr.HTML(elem_id="scores", visible=False)
-        times = gr.HTML(elem_id="timeline", js_on_load=TIMELINE_JS)
+        times = gr.HTML(elem_id="timeline", js_on_load=look.TIMELINE_JS)
         picture = gr.HTML(elem_id="picture")
         explained = gr.Checkbox(label="Show what moved the verdict", elem_id="explain")
         common = gr.HTML(visible=False)
@@ -769,50 +507,67 @@ def build_about(choices: Choices) -> None:
 def connect_inputs(parts: dict, outputs: list, running: list) -> None:
     """Any change hides the result and ends the work; a button works when there is something."""
     inner = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
-    files, sound, classify, listen = (parts[n] for n in ("files", "sound", "classify", "listen"))
+    ends = inner | {"cancels": running}
+    files, sound, labels = (parts[name] for name in ("files", "sound", "labels"))
+    chosen, session = [parts["kept"][part] for part in (files, sound)], outputs[-3]
 
-    def change(chosen: Source) -> tuple:
-        return (
-            *show(STALE if chosen else EMPTY),
-            count_files(chosen),
-            gr.update(interactive=bool(chosen)),
-        )
+    def choose(paths: Source, session: Session | None) -> tuple:
+        ready = gr.update(interactive=bool(paths))
+        return *show_change(session, list_paths(paths)), ready, count_files(paths)
 
+    for part, kept in parts["kept"].items():
+        part.change(list_paths, part, kept, **inner)
     for event in (files.upload, files.delete, files.clear):
-        event(change, files, [*outputs, parts["counted"], classify], cancels=running, **inner)
-    gr.on(
-        [parts["model"].input, parts["labels"].upload, parts["labels"].clear],
-        lambda: show(STALE),
-        None,
-        outputs,
-        cancels=running,
-        **inner,
-    )
+        event(choose, [files, session], [*outputs, parts["classify"], parts["counted"]], **ends)
+    changes = [parts["model"].input, labels.upload, labels.clear]
+    gr.on(changes, show_change, [session, *chosen], outputs, **ends)
+    parts["limits"].select(show_excess, None, outputs, **inner)
     waiting = gr.update(interactive=False)
-    gr.on(
-        [sound.start_recording, sound.clear],
-        lambda: (*show(EMPTY), waiting),
-        None,
-        [*outputs, listen],
-        cancels=running,
-        **inner,
-    )
-    sound.change(lambda chosen: gr.update(interactive=bool(chosen)), sound, listen, **inner)
+    recorder = [*outputs, parts["listen"]]
+    sound.start_recording(lambda: (*show(RECORDING), waiting), None, recorder, **ends)
+    sound.clear(lambda: (*show(EMPTY), waiting), None, recorder, **ends)
+    sound.stop_recording(lambda session: show_change(session, [True]), session, outputs, **inner)
+    sound.change(lambda paths: gr.update(interactive=bool(paths)), sound, parts["listen"], **inner)
+
+
+class Sources(ListFiles):
+    """A list of files, or one alone, as Gradio's own snippets have it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def wrap(cls, data: object) -> object:
+        return [data] if isinstance(data, dict) else data
+
+
+ANSWER = """Returns {"notice", "rows"}: a row per clip, then one per person, whose "clip" is empty.
+A row has the columns of the page's CSV: clip, participant, probability (that of Depressed, 0 to 1,
+null where a file cannot be read), verdict ("Depressed", "Not Depressed", "uncertain", "no verdict"
+or "error"), note (why), seconds (where the clip starts), model, date, threshold, notice.
+To run a snippet, put your own file where it says interview.wav or /path/to/your/file. JavaScript:
+handle_file("interview.wav") in Node, handle_file(input.files[0]) in a browser, in the place of
+exampleFile and the two lines above. cURL in bash: begin with `shopt -s lastpipe`, in a script."""
+ENDPOINTS = {
+    "classify": "Classifies clips (.npy) or recordings, one or many.",
+    "listen": "Classifies one recording.",
+}
 
 
 def connect_api(choices: Choices, parts: dict) -> None:
     """The two endpoints; of /listen the input is one file, of /classify a list."""
+    example = {"path": (name := "interview.wav"), "url": name, "meta": {"_type": "gradio.FileData"}}
     with gr.Row(visible=False):
         api, reply = gr.Button(), gr.JSON(label="notice and rows")
         clips = gr.File(label="Clips (.npy) or recordings", file_count="multiple")
         sound = gr.File(label="A recording")
-    for name, source in (("classify", clips), ("listen", sound)):
+    clips.data_model = Sources
+    clips.example_inputs, sound.example_inputs = lambda: [example], lambda: example
+    for (name, description), source in zip(ENDPOINTS.items(), (clips, sound), strict=True):
         api.click(
             partial(answer, choices),
             [source, parts["model"]],
             reply,
             api_name=name,
-            api_description=answer.__doc__,
+            api_description=f"{description} {ANSWER}",
             concurrency_id="models",
         )
 
@@ -830,22 +585,21 @@ def build_page(choices: Choices, shared: bool) -> gr.Blocks:
                 verdict, facts, stop = build_card()
         results, scores, times, common, table, download, picture, explained = build_results()
         build_about(choices)
-        session, number = gr.State(), gr.State()
+        session, number, shown = gr.State(), gr.State(), gr.State(EMPTY)
         outputs = [verdict, facts, stop, results, scores, times, common, table, download]
-        outputs += [session, number]
+        outputs += [session, number, shown]
         drawn = {"fn": draw, "inputs": [session, number, explained], "outputs": picture, **inner}
         running = []
-        triggers = [
-            (parts["classify"].click, parts["files"]),
-            (parts["listen"].click, parts["sound"]),
+        chosen = [parts["labels"], parts["model"]]
+        runs = [
+            (parts["classify"], run_work, [parts["files"], *chosen]),
+            (parts["listen"], run_work, [parts["sound"], *chosen]),
+            *((button, partial(run_example, paths), chosen) for button, paths in parts["examples"]),
         ]
-        triggers += [(button.click, paths) for button, paths in parts["examples"]]
-        for trigger, source in triggers:
-            fixed = isinstance(source, list)
-            work = partial(run_example, choices, source) if fixed else partial(run_work, choices)
-            inputs = [parts["labels"], parts["model"]]
-            event = trigger(work, inputs if fixed else [source, *inputs], outputs, **inner)
-            event.failure(show_lost, None, outputs, **inner)
+        for button, work, inputs in runs:
+            event = button.click(partial(work, choices), inputs, outputs, **inner)
+            kept = [kept for part, kept in parts["kept"].items() if part in inputs]
+            event.failure(show_lost, [shown, *kept], outputs, **inner)
             event.success(**drawn)
             running.append(event)
         stopped = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
@@ -859,7 +613,7 @@ def build_page(choices: Choices, shared: bool) -> gr.Blocks:
 
 
 def run_example(
-    choices: Choices, paths: list[str], _labels: str | None, model: str
+    paths: list[str], choices: Choices, _labels: str | None, model: str
 ) -> Iterator[tuple]:
     """As run_work, of an example: the visitor's labels are about other files."""
     yield from run_work(choices, paths, None, model)
@@ -904,7 +658,16 @@ def check_address(host: str, port: int | None) -> None:
             probe.bind(address)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"the page cannot be served at {where} ({reason})") from error
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)  # EACCES: below 1024
+        advice = ": choose another --port" if taken else ""
+        raise InputError(f"the page cannot be served at {where} ({reason}){advice}") from error
+
+
+def warm_up() -> None:
+    """Loads what the first verdict needs, while the first page is looked at."""
+    apart.SERVER.start()
+    log_mel(np.eye(1, 4096)[0])  # imports librosa
+    gc.freeze()  # what is here stays: no collection need look at it
 
 
 def main() -> int:
@@ -914,19 +677,25 @@ def main() -> int:
     args = parse_arguments()
     paths = predict.find_weights(args.weights)
     choices = name_choices(paths, predict.load_models(paths))
-    warm_up = threading.Thread(target=log_mel, args=[np.eye(1, 4096)[0]])  # imports librosa
-    warm_up.start()  # while the page is built: the first visitor need not wait
+    apart.isolate(server.step_aside)
     share = not args.no_share and "SPACE_ID" not in os.environ
     page = build_page(choices, share)
-    warm_up.join()
     try:
         where = args.host, args.port, share, args.password
-        look = {"theme": THEME, "css_paths": CSS, "i18n": gr.I18n(**words.translations())}
-        print(server.start(page, UPLOADS, *where, **look), flush=True)
+        style = {
+            "theme": look.THEME,
+            "css_paths": look.CSS,
+            "i18n": gr.I18n(**words.translations()),
+        }
+        print(server.start(page, UPLOADS, *where, **style), flush=True)
+    except OSError as error:
+        if "empty port" not in str(error):  # Gradio's words, once it has tried a hundred
+            raise
+        raise InputError("no free port from 7860 on: choose one with --port") from error
     except (ValueError, httpx.HTTPError) as error:
         advice = "if a proxy is in the way, try NO_PROXY=127.0.0.1"
         raise InputError(f"the page cannot be served ({error}): {advice}") from error
-    gc.freeze()  # what is here stays: no collection need look at it
+    threading.Thread(target=warm_up, daemon=True).start()
     server.serve_until_stopped(page, UPLOADS)
     page.close(verbose=False)
     return 130

@@ -11,12 +11,26 @@ import argparse
 import csv
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
-from typing import NamedTuple
+
+from common import list_networks, load_weights, predict_logits
+from speech.audio import SETTINGS, SOUND, list_files, log_mel, read_sound
+from speech.cli import InputError, Parser, is_stream, open_for_writing, run, show_controls
+from speech.dataset import looks_linear, min_max, quote_formulas, read_labels, read_spectrogram
+from speech.device import reuse_freed_memory
+from speech.familiarity import LEAST_SOUND, fill, score, share_of_sound
+from speech.hub import fetch
+from speech.labelled import match_labels
+from speech.metadata import hash_participant, makes_shape
+from speech.report import CLASS_NAMES, format_summary, summarize_predictions
+from speech.verdict import NO_VERDICT, SURE, UNCERTAIN, Row
+from speech.words import NOT_CHECKED, NOTICE
+from speech.words import SYNTHETIC as SYNTHETIC_NOTICE
 
 import numpy as np
 import pandas as pd
@@ -24,29 +38,12 @@ import torch
 from scipy.special import expit
 from tqdm import tqdm
 
-from common import load_weights, predict_logits
-from speech.audio import SETTINGS, SOUND, list_files, log_mel, read_sound
-from speech.cli import InputError, Parser, check_writable, run, write_atomically
-from speech.dataset import looks_linear, min_max, read_labels, read_spectrogram
-from speech.device import reuse_freed_memory
-from speech.familiarity import LEAST_SOUND, fill, score, share_of_sound
-from speech.hub import fetch
-from speech.metadata import hash_participant, makes_shape
-from speech.report import CLASS_NAMES, format_summary, summarize_predictions
-
-NOTICE = "This is not a diagnosis. It is a research model's guess from a few seconds of sound; "
-NOTICE += "it can be wrong, and only a professional can assess depression."
-SYNTHETIC_NOTICE = "Trained on synthetic voices: its verdicts mean nothing about real people."
-NO_VERDICT = "no verdict"  # of what the weights cannot judge; a note says why
 UNLIKE = "unlike the training clips, {} times the limit"
 SILENT = "mostly silence"
-NOT_CHECKED = "Not checked whether clips are like the training clips: older weights cannot tell."
 REPEATED = "of a clip's length, repeated to fill it"
 SHORT = "{}; at least {} are needed, better {}"
 LINEAR = "almost all values next to 0, as mel power has: expected dB"
 FAR = 1000  # times the limit: beyond it the number says nothing
-SURE = 0.05  # text names no probability below it or above 1 minus it: no model here is so certain
-UNCERTAIN = (0.4, 0.6)  # in between even a calibrated model is wrong at least 4 times in 10
 CLIPS_AT_ONCE = 32  # rows are written while files are read, and memory stays flat
 PATCHES = (6, 8)  # bands of mel bins, stretches of frames: 21 bins by 1 s of a (128, 251) clip
 MAX_SECONDS = 7200  # of one recording; an hour of samples takes 230 MB
@@ -54,7 +51,7 @@ READABLE = re.compile(rf"(?i)(?:\.npy|{SOUND})$")
 
 Models = list[tuple[torch.nn.Module, dict]]  # each with its metadata
 Band = tuple[float, float]  # of probabilities
-Tick = Callable[[int], object]
+Tick = Callable[[int, float], object]  # of clips made and seconds decoded
 Window = tuple[str, str, str, np.ndarray | None]  # clip's name, participant, note, clip (M, T)
 
 
@@ -91,6 +88,8 @@ def load_models(paths: list[Path]) -> Models:
             found, expected = metadata[name], models[0][1][name]
             if found != expected:
                 raise InputError(f"{path}: {name} {found}, but {paths[0]} has {expected}")
+    for network in (network for model, _ in models for network in list_networks(model)):
+        network.fold()
     return models
 
 
@@ -108,7 +107,7 @@ def notice(models: Models) -> str:
 # --- clips --------------------------------------------------------------------------------------
 
 
-def no_tick(_clips: int) -> None:
+def no_tick(_clips: int = 0, _seconds: float = 0.0) -> None:
     """Nobody watches the work."""
 
 
@@ -153,7 +152,7 @@ def read_recording(path: str | Path, rate: int, notes: list[str], tick: Tick) ->
     """
     blocks = []
     for block in read_sound(path, rate, stop=MAX_SECONDS + 1, notes=notes):
-        tick(0)
+        tick(0, len(block) / rate)
         blocks.append(block)
     samples = np.concatenate(blocks)
     if len(samples) > MAX_SECONDS * rate:
@@ -179,7 +178,8 @@ def read_input(
     """Makes clips of a .npy (its path or bytes) or a recording, as they were made for training.
 
     Args:
-        tick: called with 1 for every clip, and with 0 now and then; what it raises ends the work.
+        tick: called with 1 and 0 for every clip, and while a recording is decoded with 0 and the
+            seconds of each block; what it raises ends the work.
 
     Returns:
         Clips (N, M, T), float32 in [0, 1]; the seconds (N,) at which they start; a note or "".
@@ -207,7 +207,7 @@ def read_input(
     windows, starts, repeated = cut_windows(array, length)
     clips = {}
     for window, start in zip(windows, starts, strict=True):
-        tick(1)
+        tick(1, 0.0)
         with suppress(InputError):  # a silent one
             clips[start * step / rate] = make_clip(window)
     if not clips:
@@ -235,16 +235,49 @@ def list_inputs(inputs: Iterable[Path]) -> list[Path]:
 # --- prediction ---------------------------------------------------------------------------------
 
 
-def predict_probabilities(models: Models, clips: Iterable[np.ndarray]) -> np.ndarray:
-    """Probability of Depressed, (N,) float64, by the mean of the temperature-scaled logits."""
+def watched(batches: list[torch.Tensor], tick: Tick) -> Iterator[torch.Tensor]:
+    for batch in batches:
+        tick(0, 0.0)
+        yield batch
+
+
+def predict_log_odds(
+    models: Models, clips: Iterable[np.ndarray], tick: Tick = no_tick
+) -> list[np.ndarray]:
+    """Of each model the log-odds of Depressed by its K networks, (K, N) float64.
+
+    Args:
+        tick: called before each batch of each network; what it raises ends the work.
+    """
     clips = iter(clips)
     batches = iter(lambda: list(islice(clips, CLIPS_AT_ONCE)), [])
     batches = [torch.from_numpy(np.stack(batch)) for batch in batches]
-    logits = [predict_logits(model, batches) / m["temperature"] for model, m in models]
-    logits = np.mean(logits, axis=0, dtype=float)
-    if not np.isfinite(logits).all():  # finite weights can still overflow
-        raise InputError("the weights give non-finite logits: damaged? train them again")
-    return expit(logits @ [-1, 1])
+    found = []
+    for model, metadata in models:
+        networks = list_networks(model)
+        logits = [predict_logits(network, watched(batches, tick)) for network in networks]
+        found.append(np.array(logits, float) @ [-1, 1] / metadata["temperature"])
+        if not np.isfinite(found[-1]).all():  # finite weights can still overflow
+            raise InputError("the weights give non-finite logits: damaged? train them again")
+    return found
+
+
+def mean_probability(log_odds: list[np.ndarray]) -> np.ndarray:
+    """Probability of Depressed, (N,): the mean of models, each the mean of its networks."""
+    return expit(np.mean([networks.mean(axis=0) for networks in log_odds], axis=0))
+
+
+def measure_spread(log_odds: list[np.ndarray]) -> np.ndarray | None:
+    """Standard deviation of the networks' probabilities, (N,); None of a single network."""
+    networks = np.concatenate(log_odds)
+    return expit(networks).std(axis=0) if len(networks) > 1 else None
+
+
+def predict_probabilities(
+    models: Models, clips: Iterable[np.ndarray], tick: Tick = no_tick
+) -> np.ndarray:
+    """Probability of Depressed, (N,) float64, by the mean of the temperature-scaled logits."""
+    return mean_probability(predict_log_odds(models, clips, tick))
 
 
 def format_probability(probability: float) -> str:
@@ -272,7 +305,7 @@ def verdict(probability: float, uncertain: Band = UNCERTAIN) -> str:
     return "uncertain" if low <= probability <= high else CLASS_NAMES[int(probability > high)]
 
 
-def explain(models: Models, clip: np.ndarray) -> np.ndarray:
+def explain(models: Models, clip: np.ndarray, tick: Tick = no_tick) -> np.ndarray:
     """Occlusion: how much the probability falls when a patch of a clip (M, T) is silenced.
 
     Captum's would be no shorter, and calls the models twice.
@@ -287,37 +320,21 @@ def explain(models: Models, clip: np.ndarray) -> np.ndarray:
     variants = np.repeat(clip[np.newaxis], len(bands) * len(stretches) + 1, axis=0)
     for variant, patch in zip(variants, product(bands, stretches), strict=False):
         variant[np.ix_(*patch)] = 0
-    *silenced, whole = predict_probabilities(models, variants)
+    *silenced, whole = predict_probabilities(models, variants, tick)
     return (whole - np.array(silenced)).reshape(len(bands), len(stretches))
-
-
-class Row(NamedTuple):
-    """Of a clip, of a file that cannot be read, or of a participant (then `clip` is empty)."""
-
-    clip: str
-    participant: str
-    probability: float | None
-    verdict: str
-    note: str
-
-
-def show_name(path: Path) -> str:
-    """A file's name without its ending; bytes that are no text and line breaks as escapes."""
-    name = path.stem.encode(errors="backslashreplace").decode()  # Linux allows any bytes
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def name_people(paths: Iterable[Path]) -> dict[Path, str]:
     """Whose each file is: the part of its name before _clip_, and its folder where several hold
     such a person: alice/interview.wav and bob/interview.wav are two people.
     """
-    people = {path: show_name(path).split("_clip_")[0] for path in paths}
+    people = {path: show_controls(path.stem).split("_clip_")[0] for path in paths}
     folders = {}
     for path, person in people.items():
         folders.setdefault(person, set()).add(path.parent)
     apart = {person for person, where in folders.items() if len(where) > 1}
     return {
-        path: f"{path.parent.as_posix()}/{person}" if person in apart else person
+        path: show_controls(f"{path.parent.as_posix()}/") + person if person in apart else person
         for path, person in people.items()
     }
 
@@ -334,7 +351,7 @@ def read_windows(
         people: whose each file is, as name_people finds them.
     """
     for path in paths:
-        name = show_name(path)
+        name = show_controls(path.stem)  # Linux allows any bytes in names
         person = people[path] if people else name.split("_clip_")[0]
         try:
             clips, starts, note = read_input(path, metadata, tick)
@@ -358,39 +375,44 @@ def predict(
 
 
 def predict_windows(
-    models: Models, windows: Iterator[Window], uncertain: Band = UNCERTAIN
+    models: Models, windows: Iterator[Window], uncertain: Band = UNCERTAIN, tick: Tick = no_tick
 ) -> Iterator[Row]:
     """As predict, of what read_windows yields."""
     people = {}
     while batch := list(islice(windows, CLIPS_AT_ONCE)):
         clips = [clip for *_, clip in batch if clip is not None]
-        probabilities = iter(predict_probabilities(models, clips).tolist())
+        log_odds = predict_log_odds(models, clips, tick)
+        probabilities = iter(mean_probability(log_odds).tolist())
+        spread = measure_spread(log_odds)
+        spreads = iter([None] * len(clips) if spread is None else spread.tolist())
         for name, person, note, clip in batch:
             if clip is None:
                 yield Row(name, person, None, "error", note)
                 continue
             probability, reason = next(probabilities), explain_refusal(models, clip, note)
-            people.setdefault(person, []).append((probability, reason))
             word = NO_VERDICT if reason else verdict(probability, uncertain)
-            yield Row(name, person, probability, word, "; ".join(filter(None, (reason, note))))
-    for person, answers in people.items():
-        yield summarize_person(person, answers, uncertain)
+            notes = "; ".join(filter(None, (reason, note)))
+            row = Row(name, person, probability, word, notes, next(spreads))
+            people.setdefault(person, []).append(row)
+            yield row
+    for person, rows in people.items():
+        yield summarize_person(person, rows, uncertain)
 
 
-def summarize_person(person: str, answers: list[tuple[float, str]], uncertain: Band) -> Row:
-    """The mean of a participant's clips that have a verdict; none if most of them have none.
-
-    Args:
-        answers: of each clip its probability, and why it has no verdict or "".
-    """
-    kept = [probability for probability, reason in answers if not reason]
-    refused = len(answers) - len(kept)
-    if refused > len(kept):
-        mean = float(np.mean([probability for probability, _ in answers]))
-        return Row("", person, mean, NO_VERDICT, f"{refused} of {len(answers)} without a verdict")
-    mean, note = float(np.mean(kept)), f"mean of {len(kept)}"
-    note += f", {refused} without a verdict left out" if refused else ""
-    return Row("", person, mean, verdict(mean, uncertain), note)
+def summarize_person(person: str, clips: list[Row], uncertain: Band) -> Row:
+    """The mean of a participant's clips that have a verdict; none if most of them have none."""
+    kept = [row for row in clips if row.verdict != NO_VERDICT]
+    refused = len(clips) - len(kept)
+    unsure = refused > len(kept)
+    used = clips if unsure else kept
+    mean = float(np.mean([row.probability for row in used]))
+    spreads = [row.spread for row in used if row.spread is not None]
+    spread = float(np.mean(spreads)) if spreads else None
+    if unsure:
+        note = f"{refused} of {len(clips)} without a verdict"
+        return Row("", person, mean, NO_VERDICT, note, spread)
+    note = f"mean of {len(kept)}" + (f", {refused} without a verdict left out" if refused else "")
+    return Row("", person, mean, verdict(mean, uncertain), note, spread)
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -400,33 +422,29 @@ def summarize_person(person: str, answers: list[tuple[float, str]], uncertain: B
 def open_output(path: Path | None, width: int = 0) -> Iterator[Callable[[Row], object]]:
     """Yields what writes a row: into a CSV file, or on the terminal, names `width` wide."""
     if not path:
-        line = f"{{:<{width}}}  {{:>11}}  {{:<13}}  {{}}".format
-        tqdm.write(line("clip or participant", *Row._fields[2:]))
+        line = f"{{:<{width}}}  {{:>11}}  {{:>6}}  {{:<13}}  {{}}".format
+        tqdm.write(line("clip or participant", "probability", "spread", "verdict", "note"))
 
         def write(row: Row) -> None:
             shown = row.probability is not None and row.verdict != NO_VERDICT
             probability = format_probability(row.probability) if shown else ""
-            tqdm.write(line(row.clip or row.participant, probability, *row[3:]).rstrip())
+            spread = f"{row.spread:.0%}" if shown and row.spread is not None else ""
+            name = row.clip or row.participant
+            text = line(name, probability, spread, row.verdict, row.note)
+            tqdm.write(show_controls(text.rstrip()))
 
         yield write
         return
-    check_writable(path)
-    with write_atomically(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with open_for_writing(path) as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
-        formula = ("=", "+", "-", "@")  # a spreadsheet would compute it: the quote makes it text
-        yield lambda row: writer.writerow(
-            f"'{cell}" if str(cell).startswith(formula) else cell for cell in row
-        )
+        yield lambda row: writer.writerow(quote_formulas(row))
 
 
 def score_against_labels(rows: list[Row], labels: pd.DataFrame, models: Models, path: Path) -> str:
     """The report's table of the clips that have a label: their own, or their recording's."""
     clips = [row for row in rows if row.clip and row.probability is not None]
-    clips = pd.DataFrame(clips, columns=Row._fields)
-    ids = clips["clip"].where(clips["clip"].isin(labels["id"]), clips["participant"])
-    clips = clips.assign(id=ids, answered=clips["verdict"] != NO_VERDICT)
-    known = labels.merge(clips[["id", "probability", "answered"]], on="id")
+    known = match_labels(rows, labels)
     if known.empty:
         raise InputError(f"{path}: no clip has one of its ids, such as {labels['id'][0]!r}")
     lines = [format_summary(f"Scored by {path}", summarize_predictions(known))]
@@ -446,7 +464,7 @@ def parse_arguments() -> argparse.Namespace:
     add("inputs", metavar="INPUT", type=Path, nargs="+", help=".npy, recording, or a folder")
     weights = "or hf:USER/MODEL; several are an ensemble (default: weights/*, otherwise examples/*)"
     add("--weights", metavar="FILE", nargs="+", help=weights)
-    add("--csv", metavar="FILE", type=Path, help="to be written, instead of a table")
+    add("--csv", metavar="FILE", type=Path, help="instead of a table; also a pipe or /dev/stdout")
     add("--labels", metavar="CSV", type=Path, help="id,label: scores the predictions")
     band = "probabilities without a verdict"
     add("--uncertain", metavar=("LOW", "HIGH"), nargs=2, type=float, default=UNCERTAIN, help=band)
@@ -462,7 +480,9 @@ def main() -> int:
     models = load_models(find_weights(args.weights))
     labels, notes = read_labels(args.labels) if args.labels else (None, [])
     paths = list_inputs(args.inputs)
-    print(notice(models), *(f"note: {note}" for note in notes), sep="\n", flush=True)
+    # What is piped on is the table and nothing else.
+    tell = partial(print, file=sys.stderr if args.csv and is_stream(args.csv) else sys.stdout)
+    tell(notice(models), *(f"note: {note}" for note in notes), sep="\n", flush=True)
     rows, bar = [], tqdm(paths, unit="file", disable=None)
     with open_output(args.csv, width=10 + max(len(path.stem) for path in paths)) as write:
         for row in predict(models, bar, args.uncertain, name_people(paths)):
@@ -470,9 +490,9 @@ def main() -> int:
             rows.append(row)
     people, bad = sum(not row.clip for row in rows), sum(row.verdict == "error" for row in rows)
     unread = f"; {bad} files could not be read" if bad else ""
-    print(f"{len(rows) - people - bad} clips of {people} participants{unread}")
+    tell(f"{len(rows) - people - bad} clips of {people} participants{unread}")
     if labels is not None:
-        print(score_against_labels(rows, labels, models, args.labels))
+        tell(score_against_labels(rows, labels, models, args.labels))
     return 1 if bad else 0
 
 

@@ -19,11 +19,6 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from scipy.signal import lfilter
-from tqdm import tqdm
-
 from speech.audio import SETTINGS, is_complete, log_mel, read_info, write_dataset, write_info
 from speech.cli import (
     InputError,
@@ -35,6 +30,11 @@ from speech.cli import (
     write_atomically,
 )
 from speech.dataset import write_clip
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.signal import lfilter
+from tqdm import tqdm
 
 RATE, SECONDS = SETTINGS["sample_rate"], SETTINGS["clip_seconds"]
 TIME = np.arange(RATE * SECONDS) / RATE  # (N,)

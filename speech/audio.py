@@ -16,12 +16,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from speech import apart
+from speech.cli import (
+    InputError,
+    check_format,
+    open_file,
+    read_file,
+    write_atomically,
+    write_json,
+)
+from speech.dataset import min_max
+from speech.decode import SUFFIXES, is_foreign, name_kind, read_duration, read_frames
+
 import numpy as np
 import pandas as pd
-
-from speech.cli import InputError, check_format, open_file, write_atomically, write_json
-from speech.dataset import min_max
-from speech.decode import SUFFIXES, decode, is_foreign, name_kind
 
 if TYPE_CHECKING:  # soundfile and librosa are imported where sound is read, not by training
     from soundfile import SoundFile
@@ -29,7 +37,8 @@ if TYPE_CHECKING:  # soundfile and librosa are imported where sound is read, not
 # The notebooks' clips: 8 s become 8 * 16000 // 512 + 1 = 251 frames of 128 mel bins.
 SETTINGS = dict(sample_rate=16_000, n_fft=2048, hop_length=512, n_mels=128, clip_seconds=8)
 # What libsndfile or FFmpeg reads, by its suffix.
-SOUND = rf"\.(?:wav|flac|ogg|opus|mp3|aiff?|au|caf|w64|{SUFFIXES})"
+ENDINGS = f"wav|flac|ogg|opus|mp3|aif|aiff|au|caf|w64|{SUFFIXES}"
+SOUND = rf"\.(?:{ENDINGS})"
 SAMPLES_PER_BLOCK = 2**18  # over all channels: 1 MB
 SAMPLE_RATES = (1_000, 1_000_000)  # Hz; a header outside is damaged or malicious
 MAX_FRAMES = 2**48  # likewise: 550 years at 16 kHz
@@ -209,17 +218,6 @@ def find_loudest(file: "SoundFile") -> int | None:
     return int(power.argmax()) if mean_power < OPPOSITE * power.max() else None
 
 
-@cached_by_file
-def choose_channel(path: str | Path) -> int | None:
-    """The one channel that is read of a recording; None: the mean of all.
-
-    Decided once for the whole recording, however many turns are read from it, so that a voice does
-    not change sides. That reads one of several channels twice; memory stays flat.
-    """
-    with open_sound(path) as file:
-        return find_loudest(file)
-
-
 def list_notes(file: "SoundFile", channel: int | None) -> list[str]:
     """What a user should know of how a recording is read."""
     notes = []
@@ -231,23 +229,86 @@ def list_notes(file: "SoundFile", channel: int | None) -> list[str]:
     return notes
 
 
-def read_notes(path: Path) -> list[str]:
-    """The notes that read_sound gives."""
+def find_facts(path: str) -> Iterator[tuple[float, int]]:
+    """Yields the seconds that a recording's header announces, and how many channels are told apart.
+
+    FFmpeg's are always averaged: they are one.
+    """
     if is_foreign(path):
-        return []
+        yield read_duration(path), 1
+        return
     with open_sound(path) as file:
-        return list_notes(file, choose_channel(path) if file.channels > 1 else None)
+        yield file.frames / file.samplerate, file.channels
+
+
+def find_length(path: str) -> Iterator[tuple[int, int]]:
+    """Yields how many frames a recording has, and how many in a second."""
+    if is_foreign(path):  # what its header says can be far off
+        rate, *blocks = read_frames(path, 0.0, None)
+        yield sum(map(len, blocks)), rate
+        return
+    with open_sound(path) as file:
+        yield file.frames, file.samplerate
+
+
+def find_channel(path: str) -> Iterator[int | None]:
+    """Yields the one channel to read of a recording; None: the mean of all."""
+    with open_sound(path) as file:
+        yield find_loudest(file)
+
+
+def decode(path: str, start: float, stop: float | None, channel: int | None) -> Iterator:
+    """Yields the sample rate and a list of notes, then float32 arrays (k,)."""
+    if is_foreign(path):
+        blocks = read_frames(path, start, stop)
+        yield next(blocks), []
+        yield from blocks
+        return
+    with open_sound(path) as file:
+        yield file.samplerate, list_notes(file, channel)
+        frames = frame_range(file.frames, file.samplerate, start, stop)
+        yield from read_blocks(file, *frames, channel)
+
+
+def call(reader: Callable[..., Iterator], path: str | Path, *arguments: object) -> Iterator:
+    """What one of the four above yields; in a process of its own, where the file may be harmful."""
+    path = os.path.abspath(path)
+    harmful = apart.everything or is_foreign(path)
+    try:
+        yield from apart.run(reader, path, *arguments) if harmful else reader(path, *arguments)
+    except UnreadableSound:
+        raise
+    except InputError as error:
+        raise UnreadableSound(str(error)) from error
+
+
+@cached_by_file
+def read_facts(path: str | Path) -> tuple[float, int]:
+    """Seconds, which of FFmpeg's files can be far off, and channels, as the header says."""
+    return tuple(next(call(find_facts, path)))
+
+
+@cached_by_file
+def choose_channel(path: str | Path) -> int | None:
+    """The one channel that is read of a recording; None: the mean of all.
+
+    Decided once for the whole recording, however many turns are read from it, so that a voice does
+    not change sides. That reads one of several channels twice; memory stays flat.
+    """
+    _, channels = read_facts(path)
+    return None if channels == 1 else next(call(find_channel, path))
+
+
+def read_notes(path: str | Path) -> list[str]:
+    """The notes that read_sound gives."""
+    _, notes = next(call(decode, path, 0.0, 0.0, choose_channel(path)))
+    return notes
 
 
 @cached_by_file
 def read_header(path: str | Path) -> tuple[int, int]:
     """How many frames a recording has, and how many in a second."""
-    if is_foreign(path):  # what its header says can be far off
-        with unreadable_foreign():
-            rate, blocks = decode(path)
-            return sum(map(len, blocks)), rate
-    with open_sound(path) as file:
-        return file.frames, file.samplerate
+    return tuple(next(call(find_length, path)))
 
 
 def count_samples(path: Path, sample_rate: int, start: float, stop: float | None) -> int:
@@ -274,38 +335,14 @@ def read_sound(
         out, the louder one), resampled by soxr.
 
     Raises:
-        UnreadableSound: not sound that libsndfile reads, empty, cut short or with NaN in it.
+        UnreadableSound: not sound that libsndfile or FFmpeg reads, empty, cut short or with NaN
+            in it.
     """
-    if is_foreign(path):
-        yield from read_foreign(path, sample_rate, start, stop)
-        return
-    with open_sound(path) as file:
-        channel = choose_channel(path) if file.channels > 1 else None
-        if notes is not None:
-            notes += list_notes(file, channel)
-        frames = frame_range(file.frames, file.samplerate, start, stop)
-        blocks = read_blocks(file, *frames, channel)
-        if file.samplerate != sample_rate:
-            blocks = resample(blocks, file.samplerate, sample_rate)
-        yield from blocks
-
-
-@contextmanager
-def unreadable_foreign() -> Iterator[None]:
-    """A decoder's error is one of unreadable sound."""
-    try:
-        yield
-    except InputError as error:
-        raise UnreadableSound(str(error)) from error
-
-
-def read_foreign(
-    path: str | Path, sample_rate: int, start: float, stop: float | None
-) -> Iterator[np.ndarray]:
-    """As read_sound, of what libsndfile does not read: decoded in a process with limits."""
-    with unreadable_foreign():
-        rate, blocks = decode(path, start, stop)
-        yield from blocks if rate == sample_rate else resample(blocks, rate, sample_rate)
+    blocks = call(decode, path, start, stop, choose_channel(path))
+    rate, found = next(blocks)
+    if notes is not None:
+        notes += found
+    yield from blocks if rate == sample_rate else resample(blocks, rate, sample_rate)
 
 
 def read_blocks(
@@ -431,7 +468,7 @@ def read_info(out: Path) -> dict | None:
     """
     path = out / "dataset.json"
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = json.loads(read_file(path))
         check_format(info, DATASET_FORMAT)
     except (FileNotFoundError, NotADirectoryError):
         clips = (out / "Spectrograms").glob("*.npy")

@@ -16,9 +16,6 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from speech.audio import SOUND, hash_file, list_files, match_names, name_sound
 from speech.cli import InputError, join_names, join_problems
 from speech.dataset import (
@@ -33,6 +30,9 @@ from speech.dataset import (
     read_table,
     read_text,
 )
+
+import numpy as np
+import pandas as pd
 
 Turns = list[tuple[float, float]]  # from, to in seconds
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 
+from speech.cli import RANK, WORLD, InputError
+
 import torch
 from torch import nn
-
-from speech.cli import RANK, WORLD, InputError
 
 MALLOC = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4, "arena_max": -8}  # mallopt's
 

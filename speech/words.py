@@ -1,9 +1,14 @@
-"""The words that a visitor reads in their own language: a verdict's, the notice, where help is.
+"""The notices, and what visitors read in their own language: verdicts, the notice, where help is.
 
 Gradio picks the language by the visitor's browser; English where there is none of these.
 """
 
+NOTICE = "This is not a diagnosis. It is a research model's guess from a few seconds of sound; "
+NOTICE += "it can be wrong, and only a professional can assess depression."
 HELP = "[findahelpline.com](https://findahelpline.com)"  # free, confidential, in most countries
+SYNTHETIC = "Trained on synthetic voices: its verdicts mean nothing about real people."
+NOT_CHECKED = "Not checked, by older weights: whether clips are like those they were trained on."
+CHECKED_BY = "Whether clips are like the training clips is checked by {} alone: {} cannot tell."
 KEYS = ("Depressed", "Not Depressed", "uncertain", "no verdict", "notice", "help")
 
 ENGLISH = (
@@ -11,8 +16,7 @@ ENGLISH = (
     "Not Depressed",
     "Uncertain",
     "No verdict",
-    "This is not a diagnosis. It is a research model's guess from a few seconds of sound; it can "
-    "be wrong, and only a professional can assess depression.",
+    NOTICE,
     "If you are not well, or worry about somebody, talk to a doctor or to a person you trust. "
     f"{HELP} lists free, confidential help in your country; in an emergency call your local "
     "number.",

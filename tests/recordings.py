@@ -3,12 +3,12 @@
 A turn that is read a moment too early, too late or too long brings the tone into a clip.
 """
 
+from speech.audio import SETTINGS
+from speech.corpora import merge, subtract
+
 import librosa
 import numpy as np
 import soundfile
-
-from speech.audio import SETTINGS
-from speech.corpora import merge, subtract
 
 RATE = 16_000  # Hz
 TONE = 5_000  # Hz: the interviewer

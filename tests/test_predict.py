@@ -1,8 +1,20 @@
 """predict.py against the models themselves, speech/audio.py and speech/report.py."""
 
 import csv
+import os
 import re
+import threading
 from pathlib import Path
+
+import predict
+from common import CNNDNN, Members, load_weights, save_weights
+from predict import NOTICE, SYNTHETIC_NOTICE
+from speech import familiarity
+from speech.audio import cut_clips, log_mel, read_sound
+from speech.cli import InputError
+from speech.dataset import min_max, read_spectrogram
+from speech.metadata import unknown_metadata
+from speech.report import format_summary, summarize_predictions
 
 import numpy as np
 import pandas as pd
@@ -15,21 +27,13 @@ from conftest import (
     SOUND,
     call_script,
     error_line,
+    run_script,
     weights_file,
     write_clips,
     write_weights,
 )
 from hypothesis import given
 from hypothesis import strategies as st
-
-import predict
-from common import load_weights, save_weights
-from predict import NOTICE, SYNTHETIC_NOTICE
-from speech import familiarity
-from speech.audio import cut_clips, log_mel, read_sound
-from speech.cli import InputError
-from speech.dataset import min_max, read_spectrogram
-from speech.report import format_summary, summarize_predictions
 
 
 def make_weights(path, name="lstm", seed=0, **changes):
@@ -50,7 +54,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pair(folder):
     """The paths of an LSTM and a CNN with temperatures of their own."""
-    lstm = make_weights(folder / "lstm.safetensors", temperature=0.7)
+    lstm = make_weights(folder / "lstm.safetensors", temperature=1.7)
     return [lstm, make_weights(folder / "cnn.safetensors", "cnn", seed=1, temperature=2.5)]
 
 
@@ -219,12 +223,48 @@ def test_unfamiliar_clips_have_no_verdict_and_keep_their_probability(knowing, mi
     assert float(c["probability"]) == pytest.approx(expected[8:].mean(), abs=1e-6)
 
 
+def test_predictions_are_those_of_the_weights_as_trained(tmp_path):
+    """Batch-norms are folded into the convolutions on loading, and nothing else changes."""
+    torch.manual_seed(0)
+    model = CNNDNN(*SHAPE)
+    for norm in (model.batchnorm1, model.batchnorm2, model.batchnorm3):
+        for tensor in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+            tensor.uniform_(0.5, 2)
+    path = tmp_path / "cnn.safetensors"
+    save_weights(path, model, unknown_metadata("cnn", model.arguments))
+    clips = np.random.default_rng(0).random((5, *SHAPE), dtype=np.float32)
+    models = predict.load_models([path])
+    assert isinstance(models[0][0].batchnorm1, torch.nn.Identity)
+    expected = torch.softmax(model.eval()(torch.from_numpy(clips)), 1)[:, 1].detach().numpy()
+    found = predict.predict_probabilities(models, clips)
+    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
+
+
+def test_the_spread_is_of_the_networks_probabilities(pair, corpus):
+    """A file of two members is the ensemble of two files, and their spread its own."""
+    models = predict.load_models(pair)
+    facts = [metadata | {"temperature": 1.5} for _, metadata in models]
+    clips = [read_spectrogram(path) for path in sorted((corpus / "Spectrograms").glob("*"))[:5]]
+    apart = [(model, one) for (model, _), one in zip(models, facts, strict=True)]
+    found = [predict.predict_probabilities([one], clips) for one in apart]
+    members = [(Members([model for model, _ in models]), facts[0])]
+    for ensemble in (apart, members):
+        log_odds = predict.predict_log_odds(ensemble, clips)
+        np.testing.assert_allclose(predict.measure_spread(log_odds), np.std(found, 0), atol=1e-6)
+        mean = predict.mean_probability(log_odds)
+        np.testing.assert_allclose(mean, predict.predict_probabilities(apart, clips), atol=1e-6)
+    assert predict.measure_spread(predict.predict_log_odds(apart[:1], clips)) is None
+
+
 def test_half_of_the_clips_are_enough():
-    answers = [(0.9, ""), (0.1, predict.SILENT)]
-    row = predict.summarize_person("a", answers, predict.UNCERTAIN)
-    assert row == ("", "a", 0.9, "Depressed", "mean of 1, 1 without a verdict left out")
-    row = predict.summarize_person("a", answers[1:], predict.UNCERTAIN)
-    assert row == ("", "a", 0.1, "no verdict", "1 of 1 without a verdict")
+    clips = [
+        predict.Row("a_1", "a", 0.9, "Depressed", "", 0.2),
+        predict.Row("a_2", "a", 0.1, predict.NO_VERDICT, predict.SILENT, 0.4),
+    ]
+    row = predict.summarize_person("a", clips, predict.UNCERTAIN)
+    assert row == ("", "a", 0.9, "Depressed", "mean of 1, 1 without a verdict left out", 0.2)
+    row = predict.summarize_person("a", clips[1:], predict.UNCERTAIN)
+    assert row == ("", "a", 0.1, "no verdict", "1 of 1 without a verdict", 0.4)
 
 
 def test_the_table_shows_no_probability_without_a_verdict(knowing, mixed):
@@ -459,7 +499,7 @@ def test_one_row_per_clip_and_participant(pair, corpus, tmp_path):
     run = call_script("predict.py", corpus / "Spectrograms", "--weights", *pair, "--csv", out)
     assert run.returncode == 0, run.stderr
     assert NOTICE in run.stdout and "24 clips of 6 participants" in run.stdout
-    assert out.read_text().splitlines()[0] == "clip,participant,probability,verdict,note"
+    assert out.read_text().splitlines()[0] == "clip,participant,probability,verdict,note,spread"
     rows, models = read_rows(out), predict.load_models(pair)
     paths = sorted((corpus / "Spectrograms").glob("*.npy"))
     expected = predict.predict_probabilities(models, map(read_spectrogram, paths))
@@ -484,7 +524,8 @@ def test_the_table_says_what_the_csv_says(pair, corpus, tmp_path):
     row = read_rows(tmp_path / "out.csv")[0]
     assert NOTICE in run.stdout and SYNTHETIC_NOTICE not in run.stdout
     shown = predict.format_probability(float(row["probability"]))
-    assert re.search(rf"002_clip_8 +{shown} +uncertain", run.stdout)
+    spread = f"{float(row['spread']):.0%}"
+    assert re.search(rf"002_clip_8 +{shown} +{spread} +uncertain", run.stdout)
     assert re.search(r"\n002 .*mean of 1\n", run.stdout)
 
 
@@ -644,6 +685,52 @@ def test_a_name_with_a_line_break_forges_no_row(tmp_path, weights):
     process = call_script("predict.py", tmp_path, "--weights", weights / "lstm.safetensors")
     assert process.returncode == 0 and "\nforged" not in process.stdout
     assert r"a\nforged,Depressed" in process.stdout
+
+
+def test_the_table_may_go_to_a_pipe_or_stdout_and_nothing_else_does(tmp_path, pair, corpus):
+    inputs = [corpus / "Spectrograms", "--weights", *pair, "--csv"]
+    assert call_script("predict.py", *inputs, tmp_path / "right.csv").returncode == 0
+    right = (tmp_path / "right.csv").read_text(encoding="utf-8")
+    process = run_script("predict.py", *inputs, "/dev/stdout")
+    assert process.returncode == 0 and process.stdout == right
+    assert NOTICE in process.stderr and "participants" in process.stderr
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    assert call_script("predict.py", *inputs, tmp_path / "pipe").returncode == 0
+    reader.join()
+    assert read == [right]
+    before = os.stat("/dev/null")
+    assert call_script("predict.py", *inputs, "/dev/null").returncode == 0
+    assert os.stat("/dev/null").st_rdev == before.st_rdev
+
+
+def test_no_name_is_a_formula_or_an_escape(tmp_path, pair):
+    names = ["=1+1", "＝1+1", "\t=1", "\r=1", "@x", "a\x1b[31m\u202eb"]
+    for n, name in enumerate(names):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(n).random(SHAPE))
+    flags = [tmp_path, "--weights", pair[0]]
+    assert call_script("predict.py", *flags, "--csv", tmp_path / "p.csv").returncode == 0
+    found = {row["clip"] for row in read_rows(tmp_path / "p.csv")}
+    shown = {"'=1+1", "'＝1+1", r"\t=1", r"\r=1", "'@x", r"a\x1b[31m\u202eb"}
+    assert found - {""} == shown
+    assert not set(call_script("predict.py", *flags).stdout) & set("\t\r\x1b\u202e")
+
+
+def test_whoever_watches_hears_of_every_block_clip_and_batch(sound_weights, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(size=80 * 8000), 8000)
+    models, heard = predict.load_models([sound_weights] * 2), []
+    windows = predict.read_windows(
+        [tmp_path / "a.wav"], models[0][1], lambda *facts: heard.append(facts)
+    )
+    windows = list(windows)
+    assert sum(clips for clips, _ in heard) == len(windows) == 80
+    assert sum(seconds for _, seconds in heard) == pytest.approx(80)
+    heard.clear()
+    rows = predict.predict_windows(models, iter(windows), tick=lambda *facts: heard.append(facts))
+    assert len([*rows]) == 81
+    assert len(heard) == 2 * 3  # 80 clips are 3 batches of each model
 
 
 def test_transposed_and_power_are_named(tmp_path, weights):

@@ -9,6 +9,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import prepare
+from speech.audio import SETTINGS, log_mel
+from speech.corpora import Findings, Session
+from speech.dataset import read_labels, read_spectrogram, split_clips
+
 import librosa
 import numpy as np
 import pytest
@@ -23,11 +28,6 @@ from recordings import (
     write_daic_session,
     write_recording,
 )
-
-import prepare
-from speech.audio import SETTINGS, log_mel
-from speech.corpora import Findings, Session
-from speech.dataset import read_labels, read_spectrogram, split_clips
 
 
 def run_prepare(source, out, *arguments):

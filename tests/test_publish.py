@@ -9,16 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import common
+import publish
+from speech.cli import InputError
+from speech.metadata import unknown_metadata
+
 import gradio_client
 import pytest
 from conftest import ROOT, call_script, error_line, run_script, write_weights
 from fake_hub import FakeHub
 from huggingface_hub import ModelCard
-
-import common
-import publish
-from speech.cli import InputError
-from speech.metadata import unknown_metadata
 
 EXAMPLE = ROOT / "examples" / "lstm.safetensors"
 FETCH = (

@@ -7,15 +7,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-import pandas as pd
-import pytest
-from conftest import ROOT, call_script, error_line
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import find_peaks
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict
-
 import synthetic
 from speech.audio import log_mel, read_sound
 from speech.cli import InputError
@@ -28,6 +19,15 @@ from synthetic import (
     make_clip,
     make_dataset,
 )
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, call_script, error_line
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import find_peaks
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
 
 
 def speak(number=0, label=0, clip=0, signal=1.0, seed=7, **traits):

@@ -5,14 +5,6 @@ import os
 import tracemalloc
 import unicodedata
 
-import librosa
-import numpy as np
-import pytest
-import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
-from recordings import FAULTS, RATE, hears_tone, make_voice, spoil, write_recording
-
 from speech import audio
 from speech.audio import (
     DATASET_FORMAT,
@@ -30,6 +22,14 @@ from speech.audio import (
 )
 from speech.cli import InputError
 from speech.dataset import write_clip
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from recordings import FAULTS, RATE, hears_tone, make_voice, spoil, write_recording
 
 # --- the transform ------------------------------------------------------------------------------
 

@@ -7,14 +7,6 @@ import re
 import unicodedata
 from itertools import chain
 
-import numpy as np
-import pytest
-import soundfile
-from conftest import call_script
-from hypothesis import given
-from hypothesis import strategies as st
-from recordings import RATE, hears_tone, make_rows, write_daic_session, write_recording
-
 from speech.audio import cut_clips, log_mel, read_sound
 from speech.cli import InputError
 from speech.corpora import (
@@ -26,6 +18,14 @@ from speech.corpora import (
     subtract,
 )
 from speech.dataset import read_labels, split_folds
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import call_script
+from hypothesis import given
+from hypothesis import strategies as st
+from recordings import RATE, hears_tone, make_rows, write_daic_session, write_recording
 
 
 def read(source, labels=None, layout=None):

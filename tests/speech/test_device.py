@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from speech import device
+
 import pytest
 import torch
 from conftest import ROOT
-
-from speech import device
 
 
 def test_precision_follows_the_processors_flags(monkeypatch):

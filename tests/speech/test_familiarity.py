@@ -2,14 +2,14 @@
 
 import time
 
+from speech import familiarity
+from speech.dataset import min_max, read_labels, read_spectrogram
+
 import numpy as np
 import pytest
 from conftest import SHARED
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
-
-from speech import familiarity
-from speech.dataset import min_max, read_labels, read_spectrogram
 
 SHAPE = (16, 40)
 

@@ -1,0 +1,38 @@
+"""Predictions of clips whose labels are known: joined with them, and report.py's pictures."""
+
+import io
+from collections.abc import Iterator
+
+from speech import report
+from speech.verdict import NO_VERDICT, Row
+
+import pandas as pd
+
+
+def match_labels(rows: list[Row], labels: pd.DataFrame) -> pd.DataFrame:
+    """The clips that have a label, their own or their recording's, as report.py scores them."""
+    clips = [row for row in rows if row.clip and row.probability is not None]
+    clips = pd.DataFrame(clips, columns=Row._fields)
+    ids = clips["clip"].where(clips["clip"].isin(labels["id"]), clips["participant"])
+    clips = clips.assign(id=ids, answered=clips["verdict"] != NO_VERDICT)
+    return labels.merge(clips[["id", "probability", "answered"]], on="id")
+
+
+def draw_scores(known: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """Yields report.py's pictures that need no training, each with what it shows, as PNG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    summary = report.summarize_predictions(known)
+    pictures = {
+        "Confusion matrix": (report.draw_confusion,),
+        "ROC": (report.draw_roc, summary["clips"]["auroc"]),
+        "Reliability": (report.draw_reliability, report.format_calibration(summary)),
+        "Risk against coverage": (report.draw_risk, summary.get("answered")),
+    }
+    with matplotlib.rc_context({"font.size": 8, "legend.frameon": False}):
+        for name, (draw, *more) in pictures.items():
+            figure = Figure(figsize=(3.2, 3.2), dpi=200, layout="constrained")
+            draw(figure.subplots(), known, *more)
+            figure.savefig(file := io.BytesIO(), format="png")
+            yield name, file.getvalue()
