@@ -130,7 +130,7 @@ class CNNDNN(SpectrogramModel, name="cnn"):
             conv.bias.requires_grad_(False)  # batch-norm takes away whatever a bias adds
 
     def fold(self) -> None:
-        """Makes batch-norms a part of the convolutions: the same to 1e-7, in 2/3 of the time."""
+        """Makes batch-norms a part of the convolutions: the same to 1e-6 in less time."""
         for number in "123":
             conv, norm = getattr(self, f"conv{number}"), getattr(self, f"batchnorm{number}")
             folded = fuse_conv_bn_eval(conv, norm).to(memory_format=torch.channels_last)

@@ -542,7 +542,8 @@ class Sources(ListFiles):
 ANSWER = """Returns {"notice", "rows"}: a row per clip, then one per person, whose "clip" is empty.
 A row has the columns of the page's CSV: clip, participant, probability (that of Depressed, 0 to 1,
 null where a file cannot be read), verdict ("Depressed", "Not Depressed", "uncertain", "no verdict"
-or "error"), note (why), seconds (where the clip starts), model, date, threshold, notice.
+or "error"), note (why), spread (how far its networks differ, null of a single one), seconds (where
+the clip starts), model, date, threshold, notice.
 To run a snippet, put your own file where it says interview.wav or /path/to/your/file. JavaScript:
 handle_file("interview.wav") in Node, handle_file(input.files[0]) in a browser, in the place of
 exampleFile and the two lines above. cURL in bash: begin with `shopt -s lastpipe`, in a script."""

@@ -435,8 +435,9 @@ def write_report(
         "history": [one["trainings"][0][0] for one in results],  # of the first member
         "best_epoch": [one["trainings"][0][1] for one in results],
         "temperature": [one["temperature"] for one in results],
-        "members": [one["trainings"] for one in results],
     }
+    if args.members > 1:
+        runs["members"] = [one["trainings"] for one in results]
     if not args.folds:
         runs = {key: values[0] for key, values in runs.items()}
     content = {"format": report.REPORT_FORMAT, "arguments": result_flags(args)}

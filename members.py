@@ -7,10 +7,9 @@ import argparse
 import dataclasses
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
@@ -261,31 +260,19 @@ def available_memory() -> int:
     return sys.maxsize
 
 
-@contextmanager
-def passed_on_signals() -> Iterator[list[int]]:
-    """Sends Ctrl-C and SIGTERM on to the processes that train; yields the list of those received.
+def pass_on(number: int) -> None:
+    """Sends a signal on to the processes that train.
 
     A terminal sends Ctrl-C to all of them anyway, `kill` only to the one that is named.
     """
-    received = []
-
-    def pass_on(number: int, _frame: object) -> None:
-        received.append(number)
-        for process in active_children():
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for process in active_children():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 def train_side_by_side(units: list[Unit], jobs: int) -> None:
     """Trains in `jobs` processes; Interrupted after a signal, when each has saved its state."""
-    with passed_on_signals() as received:
+    with deferred_signals(pass_on) as received:
         try:
             records = map_processes(train_quietly, units, jobs)
             bar = tqdm(records, "training", len(units), unit="network", disable=None)

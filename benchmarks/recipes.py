@@ -156,7 +156,7 @@ def read_corpus(unit: Unit, corpus: str) -> tuple[argparse.Namespace, pd.DataFra
     args = parse_training(parser, [*words, *flags, "--folds", "6", "--seed", "1"])
     with redirect_stdout(None):
         frame = load_dataset(args).clips.frame
-    args.folds = "people" if frame["participant"].nunique() < FEW else "6"
+    args.folds = "people" if frame["participant"].nunique() < FEW else 6
     return args, frame, plan_splits(args, frame)
 
 

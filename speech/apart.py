@@ -1,7 +1,7 @@
 """Generators that run in a process of their own, with limits on time, memory and output.
 
 What strangers send may kill a decoder, stall it or make it eat memory: whoever sent it then gets
-an error, and nobody else notices. A server, started once, forks for every call: 5 ms on top.
+an error, and nobody else notices. A server, started once, forks for every call: 10 ms on top.
 """
 
 import contextlib

@@ -283,13 +283,20 @@ def check_format(content: dict, newest: int) -> int:
 
 
 @contextmanager
-def deferred_signals() -> Iterator[list[int]]:
-    """Yields the list of Ctrl-C and SIGTERM received, for the loop to look at between batches."""
+def deferred_signals(also: Callable[[int], None] | None = None) -> Iterator[list[int]]:
+    """Yields the list of Ctrl-C and SIGTERM received, for the loop to look at between batches.
+
+    Args:
+        also: called at once with the number of each.
+    """
     received = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def receive(number: int, _frame: object) -> None:
+        received.append(number)
+        if also:
+            also(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:

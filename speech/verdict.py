@@ -17,7 +17,6 @@ class Row(NamedTuple):
     verdict: str
     note: str
     spread: float | None = None  # of the probabilities by its networks; None of a single one
-    spread: float | None = None  # of the probabilities by its networks; None of a single one
 
 
 def clamp(probability: float) -> float:

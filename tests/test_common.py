@@ -190,6 +190,20 @@ def test_masks_are_at_most_20_wide_and_silent():
     assert torch.equal(common.mask(x, 0.0, 1), x)
 
 
+def test_levels_are_mixed_between_clips_and_what_is_said_stays():
+    torch.manual_seed(0)
+    level = torch.arange(200.0).view(-1, 1, 1)
+    x = level + torch.randn(200, 3, 50) * (1 + level)
+    mixed = common.mix_levels(x, 1.0)
+    changed = (mixed - x).abs().amax((1, 2)) > 1e-2
+    assert 0.5 < changed.float().mean() < 0.8  # MIXED, but some are mixed with little of another
+    whiten = [(y - y.mean(2, keepdim=True)) / y.std(2, keepdim=True) for y in (x, mixed)]
+    torch.testing.assert_close(*whiten, atol=0.02, rtol=0)
+    means, deviations = mixed.mean(2), mixed.std(2)
+    assert means.min() > x.mean(2).min() - 1 and deviations.max() < x.std(2).max() + 1
+    assert torch.equal(common.mix_levels(x[:1], 1.0).round(decimals=2), x[:1].round(decimals=2))
+
+
 def test_a_quarter_of_the_clips_repeat_half_or_more_of_theirs():
     torch.manual_seed(0)
     x = torch.arange(40.0).repeat(2000, 2, 1)

@@ -86,10 +86,11 @@ def test_the_first_member_is_the_one_network_of_the_same_seed(tmp_path):
 
 
 def test_folds_are_calibrated_on_the_people_of_the_others(small_dataset, tmp_path, monkeypatch):
-    asked = []
+    asked, allowed = [], set()
 
     def remember(logits, labels, bounds):
         asked.append((len(logits), len(labels)))
+        allowed.add(bounds)
         return 2.0
 
     monkeypatch.setattr(experiment, "fit_temperature", remember)
@@ -100,10 +101,13 @@ def test_folds_are_calibrated_on_the_people_of_the_others(small_dataset, tmp_pat
     predictions = pd.DataFrame(report["out_of_fold"]["predictions"])
     others = [len(predictions) - n for n in predictions["fold"].value_counts(sort=False)]
     assert asked == [(n, n) for n in others] and report["temperature"] == [2.0] * 4
+    assert allowed == {(0.5, 5.0)}
     asked.clear()
+    allowed.clear()
     process = train("train_lstm.py", small_dataset, out, *flags, "--patience", 1)
     assert process.returncode == 0, process.stderr
     assert all(n < len(predictions) / 4 for n, _ in asked)  # there are validation people
+    assert allowed == {(1.0, 5.0)}  # so few must not make a model more certain
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -301,6 +301,19 @@ def test_gender_column_with_gaps():
     json.dumps(summary, allow_nan=False)
 
 
+def test_the_calibration_error_of_right_probabilities_is_chance():
+    rng = np.random.default_rng(0)
+    probability = rng.random(300)
+    frame = pd.DataFrame({"participant": [f"{i % 30}" for i in range(300)]})
+    frame = frame.assign(probability=probability)
+    drawn = [frame.assign(label=(rng.random(300) < probability).astype(int)) for _ in range(20)]
+    tables = [report.score_tables(one) for one in drawn]
+    error, chance = (
+        np.mean([table[f"calibration_{name}"] for table in tables]) for name in ("error", "chance")
+    )
+    assert error == pytest.approx(chance, rel=0.15) and 0.02 < chance < 0.1
+
+
 def test_calibration_error_by_hand():
     labels, probabilities = [0, 1, 1, 0], [0.02, 0.08, 0.95, 1.0]
     # First bin: mean 0.05, share 0.5; last bin: mean 0.975, share 0.5; two clips each.
