@@ -141,6 +141,9 @@ def training_parser(
     jobs = "processes that train folds and members side by side, on one core each; nothing but "
     jobs += "the time depends on it (default: as many as cores and memory allow, 1 on a GPU)"
     add("--jobs", metavar="N", type=at_least(1), help=jobs)
+    threads = "of each network's training; another number changes the last digits (default: what "
+    threads += "is quickest just now, 1 for several networks and for the LSTM)"
+    add("--threads", metavar="N", type=at_least(1), help=threads)
     add("--resume", action="store_true", help="go on from an interrupted run's checkpoint")
     return parser
 
@@ -304,9 +307,6 @@ def announce(data: DataSummary, shape: tuple[int, int]) -> None:
         print0(f"{n} participants are in {sides} BOTH: the score is optimistic, people overlap")
 
 
-# --- checkpoint ---------------------------------------------------------------------------------
-
-
 # --- one split ----------------------------------------------------------------------------------
 
 
@@ -382,6 +382,7 @@ def combine_members(
     ]
     result = {
         "trainings": [(one["history"], one["best_epoch"]) for one in results],
+        "threads": results[0].get("threads"),  # unknown of what an earlier version trained
         "temperature": temperature,
         "logit": logits.mean(axis=0).tolist(),
         "spread": expit(logits).std(axis=0).tolist(),
@@ -435,6 +436,7 @@ def write_report(
         "history": [one["trainings"][0][0] for one in results],  # of the first member
         "best_epoch": [one["trainings"][0][1] for one in results],
         "temperature": [one["temperature"] for one in results],
+        "threads": [one["threads"] for one in results],
     }
     if args.members > 1:
         runs["members"] = [one["trainings"] for one in results]

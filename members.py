@@ -7,8 +7,9 @@ import argparse
 import dataclasses
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -142,7 +143,7 @@ class Unit:
     split: dict
     member: int
     device: torch.device
-    threads: int | None  # None is what the model asks for
+    threads: int | None  # None is as Training's
     checkpoint: Checkpoint
 
 
@@ -165,7 +166,8 @@ def plan_units(
     pairs = list(product(range(len(splits)), range(args.members)))
     checkpoints = open_checkpoints(args, flags, defaults, clips.content, pairs)
     # On one thread each, however many --jobs there are: its number changes the last digits.
-    shared = {"threads": 1 if len(pairs) > 1 else None, "device": device}
+    threads = args.threads or (1 if len(pairs) > 1 else None)
+    shared = {"threads": threads, "device": device}
     shared |= {"args": args, "build": build, "dataset": dataset, "shape": clips.shape}
     counts = {"fold": len(splits), "member": args.members}
     return [
@@ -210,21 +212,22 @@ def train_unit(unit: Unit) -> dict | None:
         return None
     # No other run has these seeds: a run's own is below 2**31.
     seed = unit.args.seed + unit.member * 2**31
-    args = argparse.Namespace(**vars(unit.args) | {"seed": seed})
+    args = argparse.Namespace(**vars(unit.args) | {"seed": seed, "threads": unit.threads})
     with deferred_signals() as signals:
         torch.manual_seed(seed)
         model = unit.build(args, *unit.shape)
-        if unit.threads:
-            model.threads = unit.threads
         training = make_training(args, model, unit.dataset, unit.split, unit.device)
         if unit.checkpoint.state:
             training.load_state(unit.checkpoint.state)
+        if not unit.name:
+            print0(f"training on {training.threads} thread{'s' * (training.threads > 1)}")
         if signals:  # fit has its own
             raise Interrupted(signals[0])
         training.fit(unit.checkpoint.save)
         result = {
             "history": training.history,
             "best_epoch": training.best["epoch"],
+            "threads": training.threads,
             # Folds are for scores: their weights would fill the memory.
             "weights": None if args.folds else training.best["weights"],
             "val": torch.from_numpy(training.predict("val")),
@@ -260,30 +263,35 @@ def available_memory() -> int:
     return sys.maxsize
 
 
-def pass_on(number: int) -> None:
-    """Sends a signal on to the processes that train.
+def end_children(_number: int) -> None:
+    """Asks the processes that train to save and end.
 
-    A terminal sends Ctrl-C to all of them anyway, `kill` only to the one that is named.
+    A terminal sends Ctrl-C to all of them anyway, `kill` only to the one that is named; and where
+    they do not train, they ignore Ctrl-C.
     """
     for process in active_children():
         with suppress(ProcessLookupError):
-            os.kill(process.pid, number)
+            os.kill(process.pid, signal.SIGTERM)
 
 
-def train_side_by_side(units: list[Unit], jobs: int) -> None:
-    """Trains in `jobs` processes; Interrupted after a signal, when each has saved its state."""
-    with deferred_signals(pass_on) as received:
+def map_trainings(function: Callable, tasks: list, jobs: int) -> Iterator:
+    """As map_processes; Interrupted after a signal, when every process has saved its state."""
+    with deferred_signals(end_children) as received:
         try:
-            records = map_processes(train_quietly, units, jobs)
-            bar = tqdm(records, "training", len(units), unit="network", disable=None)
-            for unit, record in zip(units, bar, strict=True):
-                if record:
-                    with tqdm.external_write_mode():
-                        print0(f"{unit.name}  {format_epoch(record, unit.args.epochs)}")
-        except InputError:  # a process that had not begun to train is ended by the signal
+            yield from map_processes(function, tasks, jobs)
+        except (InputError, Interrupted):  # the former if one had not begun to train
             if not received:
                 raise
             raise Interrupted(received[0]) from None
+
+
+def train_side_by_side(units: list[Unit], jobs: int) -> None:
+    records = map_trainings(train_quietly, units, jobs)
+    bar = tqdm(records, "training", len(units), unit="network", disable=None)
+    for unit, record in zip(units, bar, strict=True):
+        if record:
+            with tqdm.external_write_mode():
+                print0(f"{unit.name}  {format_epoch(record, unit.args.epochs)}")
 
 
 def train_all(units: list[Unit], jobs: int, defaults: dict) -> None:

@@ -22,7 +22,7 @@ from functools import partial
 
 import experiment
 from common import Diverged, Interrupted, SpectrogramDataset, Training, list_models
-from members import Build, differing_flags, make_training
+from members import Build, differing_flags, make_training, map_trainings
 from speech.cli import (
     InputError,
     Parser,
@@ -48,7 +48,7 @@ from sqlalchemy.exc import SQLAlchemyError
 Space = dict[str, list | tuple]  # of each searched flag its choices, or its range (low, high)
 
 LOG_RATIO = 100  # a range that spans two decades or more is searched by its logarithm
-TUNE_FLAGS = {"trials", "storage", "picture"}  # how long and where; no score depends on them
+TUNE_FLAGS = {"trials", "storage", "picture", "jobs"}  # no score depends on them
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 LOCKED_SECONDS = 60  # that another process may keep a SQLite file to itself
 FEWEST_SCORES = 5  # different ones, for importances: of two trials every flag that differs has all
@@ -310,6 +310,21 @@ def run_trials(study: Study, objective: Callable[[Trial], float], target: int) -
             study.optimize(objective, n_trials=1, catch=Surplus, callbacks=[line])
 
 
+def run_trials_of(task: tuple) -> None:
+    run_trials(*task)
+
+
+def search(study: Study, args: Namespace, space: Space, trainings: Callable) -> None:
+    """Runs the trials that are still to be run, --jobs of them at once."""
+    threads = args.threads or (1 if args.jobs > 1 else None)
+    args = Namespace(**vars(args) | {"threads": threads})
+    task = study, partial(run_trial, args=args, space=space, trainings=trainings), args.trials
+    if args.jobs == 1:
+        return run_trials(*task)
+    for _ in map_trainings(run_trials_of, [task] * args.jobs, args.jobs):
+        pass
+
+
 # --- what was found -----------------------------------------------------------------------------
 
 
@@ -392,6 +407,9 @@ def parse_arguments() -> Namespace:
         add("--trials", metavar="N", type=at_least(1), default=20, help="of all processes together")
         add("--storage", metavar="URL", default="sqlite:///tune.db", help="a file or a database")
         add("--picture", metavar="FILE", default="tune.png", help="to be written")
+        jobs = "trials side by side, on one core each; with several the same seed need not give "
+        jobs += "the same trials, as what is tried next depends on what has ended"
+        add("--jobs", metavar="N", type=at_least(1), default=1, help=jobs)
     return parser.parse_args()
 
 
@@ -410,12 +428,11 @@ def main() -> int:
     rest, folds = plan_folds(args, clips)
     context = {"build": script.build, "clips": rest, "folds": folds, "device": device}
     trainings = partial(make_trainings, **context)
-    objective = partial(run_trial, args=args, space=space, trainings=trainings)
     try:
         with storage_errors(args.storage):
             study = open_study(args, space, defaults, clips.content)
             print0(f"{study.study_name} in {args.storage}")
-            run_trials(study, objective, args.trials)
+            search(study, args, space, trainings)
     except Interrupted as error:
         print0("Stopped, nothing is lost: the same command goes on from here.")
         return 128 + error.args[0]

@@ -164,11 +164,9 @@ def train_unit(unit: Unit) -> None:
     args, frame, splits = read_corpus(unit, unit.corpus)
     candidate = CANDIDATES[unit.candidate]
     common.AUGMENTATIONS[:] = candidate.augmentations  # of this process
-    args.seed = unit.seed
+    args.seed, args.threads = unit.seed, 1
     torch.manual_seed(args.seed)
-    torch.set_num_threads(1)
     model = import_module(f"train_{unit.model}").build(args, 128, 251)
-    model.threads = 1
     dataset = SpectrogramDataset(frame["path"], frame["label"])
     training = make_training(args, model, dataset, splits[unit.fold], torch.device("cpu"))
     candidate.change(training)

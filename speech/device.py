@@ -3,16 +3,19 @@
 import ctypes
 import mmap
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
+from statistics import median
 
 from speech.cli import RANK, WORLD, InputError
 
 import torch
 from torch import nn
 
+MOST_THREADS = torch.get_num_threads()  # as many as there are cores, or OMP_NUM_THREADS
 MALLOC = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4, "arena_max": -8}  # mallopt's
 
 
@@ -52,6 +55,32 @@ def pick_precision(name: str, device: torch.device) -> AbstractContextManager:
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     enabled = name == "bf16" or (name == "auto" and native)
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
+
+
+# --- threads ------------------------------------------------------------------------------------
+
+
+def quickest_threads(worth: float = 1.15) -> int:
+    """As many threads as PyTorch finds, or 1 if these are no quicker just now.
+
+    Beside other work the threads of a step wait for the one that has to share its core: two are
+    then slower than one. Tried on a convolution as the CNN-DNN's, for some 40 ms.
+
+    Args:
+        worth: how much quicker many have to be, as one does not suffer from what begins later.
+    """
+    if MOST_THREADS == 1:
+        return 1
+    x, weight = torch.ones(2, 32, 64, 64), torch.ones(64, 32, 3, 3)
+    seconds = {1: [], MOST_THREADS: []}
+    for count in tuple(seconds) * 5:
+        torch.set_num_threads(count)
+        start = time.perf_counter()
+        torch.conv2d(x, weight)
+        seconds[count].append(time.perf_counter() - start)
+    torch.set_num_threads(MOST_THREADS)
+    one, most = (median(times[1:]) for times in seconds.values())
+    return MOST_THREADS if one > worth * most else 1
 
 
 # --- memory -------------------------------------------------------------------------------------

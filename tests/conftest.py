@@ -27,7 +27,7 @@ FUZZ = int(os.environ.get("FUZZ", 2000))  # hostile inputs per reader; FUZZ=1000
 SHAPE = (16, 24)
 # One second of 8 kHz makes a clip of SHAPE: 8000 // 340 + 1 frames.
 SOUND = {"sample_rate": 8000, "n_fft": 512, "hop_length": 340, "n_mels": 16, "clip_seconds": 1}
-QUICK = ("--epochs", 2, "--batch-size", 8, "--members", 1)
+QUICK = ("--epochs", 2, "--batch-size", 8, "--members", 1, "--threads", 1)
 SHARED = ROOT.parent / "shared" / "data"  # real speech, where it is at hand
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import time
 
 import common
 import demo
@@ -13,7 +14,7 @@ import predict
 import train_cnn
 import train_lstm
 from common import CNNDNN, LSTMClassifier, load_weights, save_weights
-from speech import familiarity
+from speech import device, familiarity
 from speech.cli import InputError
 from speech.dataset import split_clips
 from speech.metadata import hash_participant
@@ -325,6 +326,36 @@ def test_losses_are_sums_over_clips(small_dataset):
         logits = torch.from_numpy(training.predict(side))
         expected = nn.functional.cross_entropy(logits, labels[training.split[side]]).item()
         assert training.history[0][got] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_number_of_threads_is_what_is_asked_for_or_quickest_and_a_state_keeps_it(
+    small_dataset, monkeypatch
+):
+    monkeypatch.setattr(common, "quickest_threads", lambda: 3)
+    assert training_of(small_dataset, train_lstm, "--threads", 2).threads == 2
+    assert training_of(small_dataset, train_cnn, "--threads", 1).threads == 1
+    words = [*data_flags(small_dataset), "--epochs", 2]
+    monkeypatch.setitem(globals(), "QUICK", words)
+    assert training_of(small_dataset, train_lstm).threads == 1
+    state = training_of(small_dataset, train_cnn).state()
+    assert state["progress"]["threads"] == 3
+    monkeypatch.setattr(common, "quickest_threads", lambda: 1)
+    resumed = training_of(small_dataset, train_cnn)
+    assert torch.get_num_threads() == 1
+    resumed.load_state(state)
+    assert resumed.threads == torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [({1: 0.004, 4: 0.002}, 4), ({1: 0.004, 4: 0.006}, 1)]
+)
+def test_many_threads_are_taken_where_they_are_quicker(monkeypatch, seconds, expected):
+    monkeypatch.setattr(device, "MOST_THREADS", 4)
+    monkeypatch.setattr(torch, "conv2d", lambda *_: time.sleep(seconds[torch.get_num_threads()]))
+    assert device.quickest_threads() == expected
+    monkeypatch.setattr(device, "MOST_THREADS", 1)
+    monkeypatch.setattr(torch, "conv2d", None)  # nothing to try
+    assert device.quickest_threads() == 1
 
 
 def test_a_state_taken_in_mid_epoch_goes_on_to_the_same_weights(small_dataset):

@@ -197,6 +197,24 @@ def test_two_processes_share_the_trials(clips):
     assert find_command(run.stdout) == find_command(other)
 
 
+def test_trials_side_by_side_are_as_many_and_a_signal_loses_none(clips):
+    given = flags(clips, "--trials", "5", "--epochs", "4", "--jobs", "2", *SMALL)
+    process = start(clips, given, "SELECT * FROM trial_intermediate_values WHERE trial_id = 2")
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 143 and "Stopped, nothing is lost" in out
+    begun = read_study(clips).trials
+    process = start(clips, given, "SELECT * FROM trials WHERE state = 'none'")  # to its end
+    out += process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    study = read_study(clips)
+    assert len(done(study)) == 5
+    wanted = [trial.params for trial in begun if trial.state != TrialState.WAITING and trial.params]
+    assert all(params in [trial.params for trial in done(study)] for params in wanted)
+    lines = re.findall(r"^ *\d+/5  .*$", out, re.MULTILINE)
+    assert len(lines) == 5 and find_command(out)
+
+
 def test_a_killed_trial_is_run_again(clips, monkeypatch):
     folder, arguments = clips, flags(clips, "--trials", "3", "--epochs", "8", *SMALL)
     process = start(folder, arguments, "SELECT * FROM trial_intermediate_values WHERE trial_id = 2")
