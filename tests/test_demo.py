@@ -557,7 +557,7 @@ def test_a_port_in_use_is_one_line():
         before = signal.getsignal(signal.SIGTERM)
         line = error_line(call_script("demo.py", "--no-share", "--port", taken.getsockname()[1]))
         signal.signal(signal.SIGTERM, before)
-    assert "cannot be served at 127.0.0.1" in line
+    assert "cannot be served at 127.0.0.1" in line and "choose another --port" in line
 
 
 def test_missing_weights_are_one_line():

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -97,6 +98,19 @@ def test_an_ensemble_of_two_is_the_mean_of_their_scaled_logits(pair, clips):
     models = predict.load_models(pair)
     np.testing.assert_allclose(predict.predict_probabilities(models, clips), expected, atol=1e-6)
     assert predict.predict_probabilities(models, []).shape == (0,)
+
+
+def test_weights_are_read_once_and_the_file_may_change(pair, clips, tmp_path):
+    """A memory map would answer with the new file's weights, or end the process with a signal."""
+    path = Path(shutil.copy(pair[1], tmp_path))
+    models = predict.load_models([path])
+    before = predict.predict_probabilities(models, clips)
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(bytes(len(content)))
+    np.testing.assert_array_equal(predict.predict_probabilities(models, clips), before)
+    os.truncate(path, 0)
+    np.testing.assert_array_equal(predict.predict_probabilities(models, clips), before)
 
 
 def test_the_notebooks_ensemble_gives_the_same_class(weights):
