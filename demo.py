@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date
 from functools import partial
 from html import escape
+from itertools import count
 from pathlib import Path
 
 from speech import server
@@ -38,7 +39,11 @@ if not os.access(os.path.expanduser("~"), os.W_OK):  # a container's user: cache
     for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
         os.environ.setdefault(name, str(UPLOADS.path / ".cache"))
 
-import predict
+with server.quick_imports():
+    import predict
+
+    import gradio as gr
+
 from speech import apart, look, words
 from speech.audio import ENDINGS, SETTINGS, log_mel, read_sound
 from speech.card import (
@@ -59,7 +64,7 @@ from speech.card import (
 )
 from speech.cli import InputError, Parser, at_least, run, show_controls
 from speech.dataset import min_max, quote_formulas, read_labels, read_spectrogram
-from speech.device import set_malloc
+from speech.device import keep_little_memory
 from speech.familiarity import fill
 from speech.labelled import draw_scores, match_labels
 from speech.report import THRESHOLD
@@ -67,7 +72,6 @@ from speech.server import KEEP_SECONDS, MAX_UPLOAD_BYTES
 from speech.timeline import Session, draw_clip, draw_timeline, embed, find_ticks, is_clip
 from speech.verdict import ERROR, NO_VERDICT, Row, clamp
 
-import gradio as gr
 import httpx
 import numpy as np
 from gradio.data_classes import ListFiles
@@ -86,9 +90,12 @@ SMALLER = "save recordings as FLAC or MP3, or at 16 kHz mono"
 SWEPT = f"deleted after {KEEP_SECONDS // 60} minutes: choose it again"
 PRIVACY = f"Used for the answer alone; deleted here after {KEEP_SECONDS // 60} minutes."
 RELAY = "Through a gradio.live link files pass Gradio's relay."
+HOURS = f"{server.MAX_SOUND_SECONDS // 3600} hours of sound"
 MOST = f"at most {MAX_FILES} files and {MAX_UPLOAD_BYTES >> 20} MB at once"
 ACCEPT = ",".join(["audio/*", ".npy", *(f".{ending}" for ending in ENDINGS.split("|"))])
-LIMITS = f"{KINDS}; {MOST}. One voice only: <code>prepare.py</code> cuts an interviewer out."
+LIMITS = (
+    f"{KINDS}; {MOST}, {HOURS}. One voice only: <code>prepare.py</code> cuts an interviewer out."
+)
 EXAMPLE_INPUTS = {  # made by synthetic.py, so their labels are known
     "Synthetic voice, label 1": ["S017_clip_0.wav"],
     "Synthetic voice, label 0": ["S014_clip_0.wav"],
@@ -117,11 +124,12 @@ class Work:
         self.stopped, self.has_gone = threading.Event(), has_gone
         self.turn = server.TURNS.join()  # a long job lets short ones on
         self.budget = server.Budget()  # of what is decoded; once it is spent, no tick passes
+        self.density = 0  # of what is being decoded
 
     def tick(self, clips: int = 0, seconds: float = 0.0) -> None:
         if self.stopped.is_set() or self.has_gone():
             raise Stopped
-        self.budget.spend(seconds)
+        self.budget.spend(seconds, self.density)
         self.turn.rest()
         self.read += clips
 
@@ -182,7 +190,7 @@ def plan_work(paths: list[Path], metadata: dict) -> Work:
     for path in paths:
         clips += 1
         if not is_clip(path):
-            clips += max(math.ceil(server.announced_seconds(path) / length) - 1, 0)
+            clips += max(math.ceil(server.read_announced(path)[0] / length) - 1, 0)
     return Work(clips, None if all(map(is_clip, paths)) else length)
 
 
@@ -191,14 +199,31 @@ def find_start(name: str, path: Path) -> float:
     return 0.0 if name == show_controls(path.stem) else float(name.rpartition("_clip_")[2])
 
 
+def tell_apart(name: str, taken: set[str]) -> str:
+    """The name, with a number if it is taken."""
+    names = (f"{name} ({n})" if n > 1 else name for n in count(1))
+    taken.add(new := next(other for other in names if other not in taken))
+    return new
+
+
 def name_people(paths: list[Path]) -> dict[Path, str]:
     """Whose each file is; files of one name are of different people: there are no folders here."""
-    people, count = {}, Counter()
+    seen, people = Counter(), {}
     for path in paths:
-        count[path.name] += 1
-        person, n = show_controls(path.stem).split("_clip_")[0], count[path.name]
-        people[path] = person if n == 1 else f"{person} ({n})"
-    return people
+        people[path] = show_controls(path.stem).split("_clip_")[0], seen[path.name]
+        seen[path.name] += 1
+    taken = {person for person, _ in people.values()}
+    names = {
+        who: tell_apart(who[0], taken) if who[1] else who[0]
+        for who in dict.fromkeys(people.values())
+    }
+    return {path: names[who] for path, who in people.items()}
+
+
+def name_clips(rows: list[Row]) -> list[Row]:
+    """No two clips have one name: table, timeline and CSV know them by it."""
+    taken = set()
+    return [row._replace(clip=tell_apart(row.clip, taken)) if row.clip else row for row in rows]
 
 
 def classify(models: predict.Models, paths: list[Path], work: Work) -> tuple[list, list]:
@@ -207,6 +232,7 @@ def classify(models: predict.Models, paths: list[Path], work: Work) -> tuple[lis
 
     def read() -> Iterator[predict.Window]:
         for number, path in enumerate(paths):
+            _, work.density = server.read_announced(path)
             for window in predict.read_windows([path], metadata, work.tick, people):
                 work.tick()  # sound over the limit is not this file's error but the whole work's
                 places.append((number, find_start(window[0], path)))
@@ -244,7 +270,7 @@ def answer(choices: Choices, source: Source, model: str) -> dict:
     except Stopped:  # whoever asked has hung up
         return {}
     notice = describe_notice(list_facts(choices, model))
-    return {"notice": notice, "rows": tabulate(rows, places, model, notice)}
+    return {"notice": notice, "rows": tabulate(name_clips(rows), places, model, notice)}
 
 
 def tabulate(rows: list[Row], places: list, model: str, notice: str) -> list[dict]:
@@ -310,13 +336,14 @@ def list_clips(clips: list[Row], common: str) -> list[tuple]:
 def show_result(
     choices: Choices, model: str, paths: list[Path], labels: str | None, answer: tuple
 ) -> tuple:
-    rows, places = answer
+    (rows, places), models = answer, choices[model]
+    scores = score_labels(rows, labels, models)
+    rows = name_clips(rows)
     facts, clips = list_facts(choices, model), [row for row in rows if row.clip]
     good = [i for i, row in enumerate(clips) if row.verdict != ERROR]
     session = Session(paths, model, [clips[i] for i in good], [places[i] for i in good])
-    sound = choices[model][0][1]["preprocessing"]["sound"] or SETTINGS
+    sound = models[0][1]["preprocessing"]["sound"] or SETTINGS
     times, common = draw_timeline(session, sound["clip_seconds"]), describe_notes(session.clips)
-    scores = score_labels(rows, labels, choices[model])
     table = tabulate(rows, places, model, describe_notice(facts))
     return (
         *format_result(facts, rows, len(paths)),
@@ -665,16 +692,15 @@ def check_address(host: str, port: int | None) -> None:
 
 
 def warm_up() -> None:
-    """Loads what the first verdict needs, while the first page is looked at."""
+    """Loads what the first recording needs, while the first page is looked at."""
     apart.SERVER.start()
-    log_mel(np.eye(1, 4096)[0])  # imports librosa
+    log_mel(np.eye(1, 4096)[0])  # imports librosa, which compiles for 20 s the first time
     gc.freeze()  # what is here stays: no collection need look at it
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Tensors are given back at once, and threads share a heap, instead of keeping one each.
-    set_malloc(mmap_threshold=2**16, arena_max=1)
+    keep_little_memory()
     args = parse_arguments()
     paths = predict.find_weights(args.weights)
     choices = name_choices(paths, predict.load_models(paths))

@@ -22,7 +22,7 @@ from common import list_networks, load_weights, predict_logits
 from speech.audio import SETTINGS, SOUND, list_files, log_mel, read_sound
 from speech.cli import InputError, Parser, is_stream, open_for_writing, run, show_controls
 from speech.dataset import looks_linear, min_max, quote_formulas, read_labels, read_spectrogram
-from speech.device import reuse_freed_memory
+from speech.device import reuse_freed_memory, suit_threads
 from speech.familiarity import LEAST_SOUND, fill, score, share_of_sound
 from speech.hub import fetch
 from speech.labelled import match_labels
@@ -249,6 +249,7 @@ def predict_log_odds(
     Args:
         tick: called before each batch of each network; what it raises ends the work.
     """
+    suit_threads()
     clips = iter(clips)
     batches = iter(lambda: list(islice(clips, CLIPS_AT_ONCE)), [])
     batches = [torch.from_numpy(np.stack(batch)) for batch in batches]
@@ -358,7 +359,8 @@ def read_windows(
         except InputError as error:
             yield name, person, str(error), None
             continue
-        whole = len(clips) == 1 and path.suffix.lower() == ".npy"
+        clip = path.suffix.lower() == ".npy" or "_clip_" in name
+        whole = len(clips) == 1 and clip  # it has a clip's name: S014_clip_0.wav too
         for clip, start in zip(clips, starts, strict=True):
             yield name if whole else f"{name}_clip_{round(start, 1):g}", person, note, clip
 

@@ -48,6 +48,10 @@ class Server:
 
     def start(self) -> None:
         """Starts it unless it runs; it ends with this process, whose end of the socket closes."""
+        with self.lock:  # the page's start and its first visitor may want it at once
+            self.ensure()
+
+    def ensure(self) -> None:
         if self.owner == os.getpid() and self.process.poll() is None:
             return
         self.socket, theirs = socket.socketpair()
@@ -65,8 +69,8 @@ class Server:
         self.socket.recv(1)  # it is ready, or has ended
 
     def send(self, request: bytes, descriptor: int) -> None:
-        with self.lock:
-            self.start()
+        with aside(), self.lock:  # to start takes a second
+            self.ensure()
             socket.send_fds(self.socket, [request], [descriptor])
 
 

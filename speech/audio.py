@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from speech import apart
 from speech.cli import (
@@ -26,7 +26,7 @@ from speech.cli import (
     write_json,
 )
 from speech.dataset import min_max
-from speech.decode import SUFFIXES, is_foreign, name_kind, read_duration, read_frames
+from speech.decode import SUFFIXES, is_foreign, name_kind, read_announced, read_frames
 
 import numpy as np
 import pandas as pd
@@ -97,6 +97,14 @@ def cached_by_file(function: Callable) -> Callable:
 
 class UnreadableSound(InputError):
     """A recording that cannot be read. The message does not name its path."""
+
+
+class Facts(NamedTuple):
+    """What a recording's header says."""
+
+    seconds: float  # of FFmpeg's files they can be far off
+    channels: int  # that are told apart; FFmpeg's are always averaged: they are one
+    density: int  # samples a second, of all channels
 
 
 class UnfinishedWav:
@@ -229,16 +237,14 @@ def list_notes(file: "SoundFile", channel: int | None) -> list[str]:
     return notes
 
 
-def find_facts(path: str) -> Iterator[tuple[float, int]]:
-    """Yields the seconds that a recording's header announces, and how many channels are told apart.
-
-    FFmpeg's are always averaged: they are one.
-    """
+def find_facts(path: str) -> Iterator[Facts]:
     if is_foreign(path):
-        yield read_duration(path), 1
+        seconds, density = read_announced(path)
+        yield Facts(seconds, 1, density)
         return
     with open_sound(path) as file:
-        yield file.frames / file.samplerate, file.channels
+        rate, channels = file.samplerate, file.channels
+        yield Facts(file.frames / rate, channels, rate * channels)
 
 
 def find_length(path: str) -> Iterator[tuple[int, int]]:
@@ -283,9 +289,8 @@ def call(reader: Callable[..., Iterator], path: str | Path, *arguments: object) 
 
 
 @cached_by_file
-def read_facts(path: str | Path) -> tuple[float, int]:
-    """Seconds, which of FFmpeg's files can be far off, and channels, as the header says."""
-    return tuple(next(call(find_facts, path)))
+def read_facts(path: str | Path) -> Facts:
+    return Facts(*next(call(find_facts, path)))
 
 
 @cached_by_file
@@ -295,8 +300,7 @@ def choose_channel(path: str | Path) -> int | None:
     Decided once for the whole recording, however many turns are read from it, so that a voice does
     not change sides. That reads one of several channels twice; memory stays flat.
     """
-    _, channels = read_facts(path)
-    return None if channels == 1 else next(call(find_channel, path))
+    return None if read_facts(path).channels == 1 else next(call(find_channel, path))
 
 
 def read_notes(path: str | Path) -> list[str]:

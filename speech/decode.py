@@ -81,10 +81,13 @@ def open_container(path: str | Path) -> Iterator["av.container.InputContainer"]:
         raise InputError(f"not readable as sound ({reason})") from error
 
 
-def read_duration(path: str | Path) -> float:
-    """The seconds that the file's header announces, which can be far off; 0 if it has none."""
+def read_announced(path: str | Path) -> tuple[float, int]:
+    """The seconds of the file's header, which can be far off, 0 if it has none, and the samples in
+    one of them, of all channels.
+    """
     with open_container(path) as container:
-        return (container.duration or 0) / 1e6
+        stream = container.streams.audio[0]
+        return (container.duration or 0) / 1e6, (stream.rate or 0) * (stream.channels or 0)
 
 
 def read_frames(path: str | Path, start: float, stop: float | None) -> Iterator:

@@ -15,7 +15,8 @@ function check(event, chosen) {
 }
 
 offer();
-document.addEventListener("click", offer, true); // Gradio makes the box anew now and then
+// Gradio makes the box anew now and then.
+new MutationObserver(offer).observe(document.body, { childList: true, subtree: true });
 document.addEventListener("change", (event) => {
   if (event.target.matches("#files input[type=file]")) check(event, event.target.files);
 }, true);

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import gc
 import heapq
+import inspect
 import io
 import itertools
 import json
@@ -18,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import stat
 import sys
 import tempfile
@@ -26,13 +28,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partialmethod
 from multiprocessing import parent_process
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
-from speech.audio import SETTINGS, read_facts
+from speech.audio import SETTINGS, cached_by_file, read_facts
 from speech.cli import InputError, deferred_signals, show_controls
 from speech.dataset import read_shape
 
@@ -59,8 +62,10 @@ MAX_HEADERS_BYTES = 8192  # together; a Space's proxy adds 1 to 2 kB
 MIN_FREE_BYTES = 2**30  # of the disk; under it, uploads are refused
 STALLED_SECONDS = 30.0  # without a byte of a body, or of a first request
 MAX_CONNECTIONS, FILES_KEPT = 1000, 64  # files that connections leave for uploads and pictures
+ACCEPTED_AT_ONCE, QUEUED = 16, 2048  # connections; the former before any of them is counted
 
 MAX_SOUND_SECONDS = 2 * 3600  # of one request: 20 s of work for both models on two cores
+DENSE = 2 * 48_000  # samples a second; of what has more, a second costs and counts for more
 KEEP_SECONDS, SWEEP_SECONDS = 30 * 60, 30  # of uploads: time for another look at the results
 FORGOTTEN_SECONDS = 24 * 3600  # a folder without a lock file is of an older version, if of ours
 UNHEARD_SECONDS = 30.0  # a call whose answer nobody has asked for by then was not meant
@@ -667,16 +672,18 @@ def check_sources(paths: list[Path], most: float = MAX_SOUND_SECONDS) -> None:
         raise InputError(f"{show_controls(path.name)} is listed {n} times: once is enough")
     budget = Budget(most)
     for path in paths:
-        budget.spend(announced_seconds(path))
+        budget.spend(*read_announced(path))
 
 
-def announced_seconds(path: Path) -> float:
-    """How long a file is by its header; 0 where it says nothing that can be believed."""
+@cached_by_file
+def read_announced(path: Path) -> tuple[float, int]:
+    """A file's seconds by its header and the samples in one; 0 where it cannot be believed."""
     with contextlib.suppress(InputError):  # whoever reads it will say what is wrong
         if path.suffix.lower() == ".npy":
-            return read_shape(path)[1] * SETTINGS["hop_length"] / SETTINGS["sample_rate"]
-        return read_facts(path)[0]
-    return 0.0
+            return read_shape(path)[1] * SETTINGS["hop_length"] / SETTINGS["sample_rate"], 0
+        facts = read_facts(path)
+        return facts.seconds, facts.density
+    return 0.0, 0
 
 
 class Budget:
@@ -685,11 +692,14 @@ class Budget:
     def __init__(self, seconds: float = MAX_SOUND_SECONDS):
         self.most = self.left = seconds
 
-    def spend(self, seconds: float) -> None:
-        self.left -= seconds
+    def spend(self, seconds: float, density: int = 0) -> None:
+        """A FLAC of 1 MB can hold an hour of eight silent channels at 192 kHz: density counts."""
+        self.left -= seconds * max(density / DENSE, 1)
         if self.left < 0:
             most = f"{self.most / 3600:g} hours" if self.most >= 3600 else f"{self.most:g} s"
-            raise InputError(f"more than {most} of sound at once: send less, or cut it")
+            dense = f", counted at {DENSE} samples a second; this has {density}: save it as mono at"
+            advice = f"{dense} 16 kHz" if density > DENSE else ": send less, or cut it"
+            raise InputError(f"more than {most} of sound at once{advice}")
 
 
 def forget_visitors(page: object, folder: Folder, seconds: float = KEEP_SECONDS) -> None:
@@ -734,10 +744,11 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self.seen = None
         self.timer = self.loop.call_later(STALLED_SECONDS, self.close_if_idle)
-        if len(self.every) >= self.most:
-            idle = (other for other in self.every if other.is_idle())
-            next(idle, self).transport.abort()
         self.every[self] = None
+        if len(self.every) > self.most:
+            oldest = next((other for other in self.every if other.is_idle()), self)
+            del self.every[oldest]  # now, or others that come in this moment would end it again
+            oldest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
@@ -758,6 +769,7 @@ class Connection(H11Protocol):
 def limit_connections() -> None:
     """Uvicorn uses our Connection, and leaves files free for what visitors ask for."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
+    uvicorn.Config.__init__ = partialmethod(uvicorn.Config.__init__, backlog=ACCEPTED_AT_ONCE)
     if resource:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
@@ -766,6 +778,14 @@ def limit_connections() -> None:
         if soft != resource.RLIM_INFINITY:
             in_use = len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else FILES_KEPT
             Connection.most = max(8, min(MAX_CONNECTIONS, soft - in_use - FILES_KEPT))
+
+
+def lengthen_queue(page: object) -> None:
+    """The system's queue of connections, which asyncio made no longer than what it accepts."""
+    for server in getattr(getattr(page, "server", None), "servers", ()):
+        for listening in server.sockets:
+            with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                same.listen(QUEUED)
 
 
 class OneLine(logging.Filter):
@@ -830,6 +850,30 @@ def limit_logs() -> None:
 # --- start and end ------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def quick_imports() -> Iterator[None]:
+    """Within it, PyTorch and Gradio take two thirds of the time.
+
+    Gradio writes its editor stubs anew at each start, 1 s, but not for classes without a file; and
+    the garbage collector looks in vain at what stays.
+    """
+    find_file, collects = inspect.getfile, gc.isenabled()
+
+    def find_others_file(thing: object) -> str:
+        if str(getattr(thing, "__module__", "")).startswith("gradio."):
+            raise OSError("no stubs")
+        return find_file(thing)
+
+    inspect.getfile = find_others_file
+    gc.disable()
+    try:
+        yield
+    finally:
+        inspect.getfile = find_file
+        if collects:
+            gc.enable()
+
+
 async def refuse_address(host: str) -> None:
     import gradio
 
@@ -875,6 +919,7 @@ def start(
             prevent_thread_lock=True,
             **look,
         )
+    lengthen_queue(page)
     if public:
         return f"Serving at {local}, and for whoever has the link at {public}"
     reason = "Gradio could not be reached" if share else "none was asked for"

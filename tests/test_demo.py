@@ -58,15 +58,20 @@ def write_inputs(folder):
 
 
 @contextlib.contextmanager
-def serving(folder, *flags, **environment):
-    """demo.py on a free port of the loopback -> url, process, temp (its temporary folder)."""
+def serving(folder, *flags, limits="true", **environment):
+    """demo.py on a free port of the loopback -> url, process, temp (its temporary folder).
+
+    Args:
+        limits: what bash does before.
+    """
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    command = sys.executable, ROOT / "demo.py", "--port", port, *flags
     with open(folder / "stderr", "w") as errors:
         process = subprocess.Popen(
-            [sys.executable, ROOT / "demo.py", "--port", str(port), *map(str, flags)],
+            ["bash", "-c", f'{limits}; exec "$0" "$@"', *map(str, command)],
             cwd=folder,
             env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"} | environment,
             stdout=subprocess.PIPE,
@@ -250,6 +255,13 @@ def test_files_are_counted():
     assert demo.count_files(["/x/a.wav"]) == "1 file, 1 person"
 
 
+def test_a_recording_with_a_clips_name_keeps_it(loaded):
+    """The examples, or a corpus cut into clips of sound: no S014_clip_0_clip_0."""
+    for [name, *_] in demo.EXAMPLE_INPUTS.values():
+        [clip, _], _ = demo.classify(loaded, [demo.EXAMPLES / name], demo.Work(1, 8))
+        assert clip.clip == Path(name).stem
+
+
 def test_every_weights_file_is_a_choice_by_its_name():
     def choices(*names):
         paths = [Path(name) for name in names]
@@ -307,6 +319,7 @@ def test_the_page_is_served_with_nothing_from_elsewhere(server):
     page = httpx.get(server.url)
     assert page.status_code == 200 and demo.TITLE in page.text
     assert "none was asked for" in server.line
+    assert "256 files and 90 MB at once, 2 hours of sound" in page.text
     fetched = re.findall(r"(?:src|href)=\"(https?:)?//([^/\"]+)", page.text)
     assert {host for _, host in fetched} <= {server.url.split("//")[1]}
 

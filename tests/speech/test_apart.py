@@ -1,7 +1,9 @@
 """speech/apart.py: whatever a decoder does, its caller gets an error, and nothing is left."""
 
+import contextlib
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from speech import apart
@@ -36,6 +38,30 @@ def assert_none_left(server, seconds=3):
     while forks(server) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not forks(server)
+
+
+def test_the_server_starts_once_and_holds_up_nobody(server, monkeypatch):
+    """Whoever needs no decoder works while it starts."""
+    started, real, stepped = [], apart.subprocess.Popen, []
+
+    def popen(*arguments, **options):
+        started.append(real(*arguments, **options))
+        return started[-1]
+
+    @contextlib.contextmanager
+    def aside():
+        stepped.append(len(started))
+        yield
+
+    monkeypatch.setattr(apart.subprocess, "Popen", popen)
+    monkeypatch.setattr(apart, "aside", aside)
+    assert list(apart.run(generators.count, 2)) == [0, 1]
+    assert stepped[0] == 0
+    server.process.kill()
+    server.process.wait()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: server.start(), range(2)))
+    assert len(started) == 2
 
 
 def test_what_is_yielded_comes_over(server):
@@ -111,4 +137,4 @@ def test_others_work_while_this_waits(server, monkeypatch):
     monkeypatch.setattr(apart, "STALL_SECONDS", 0.5)
     with pytest.raises(InputError):
         list(apart.run(generators.sleep))
-    assert seen == ["out", "in"]
+    assert seen == ["out", "in"] * 2  # to send, and to wait

@@ -54,7 +54,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
     ("code", "setting"),
     [
         (FREED_AND_TAKEN, "reuse_freed_memory()"),  # pages cleared for 64 MB
-        (THREADS_IN_TURN, "set_malloc(arena_max=1)"),  # KiB at the peak: eight threads' 50 MB each
+        (THREADS_IN_TURN, "keep_little_memory()"),  # KiB at the peak: eight threads' 50 MB each
     ],
 )
 def test_memory_that_was_freed_serves_the_next(code, setting):
@@ -66,6 +66,23 @@ def run_code(start, code):
     command = [sys.executable, "-c", f"import torch; from speech import device; {start}\n{code}"]
     env = os.environ | {"THP_MEM_ALLOC_ENABLE": "0"}  # demo.py, imported here, sets it
     return int(subprocess.check_output(command, cwd=ROOT, env=env))
+
+
+HELD_AT_ONCE = """
+kept = [torch.ones(2**20) for _ in range(64)]  # 4 MB each
+del kept
+rss = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+print((rss - before) // 2**20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_the_page_keeps_little_for_the_next_clips():
+    start = "device.keep_little_memory()"
+    assert run_code(start, FREED_AND_TAKEN.replace("2**24", "2**21")) < 64  # pages cleared for 8 MB
+    before = "import os; torch.ones(9); before = int(open('/proc/self/statm').read().split()[1])"
+    start += f"; {before} * os.sysconf('SC_PAGE_SIZE')"
+    assert run_code(start, HELD_AT_ONCE) < 40  # MB
 
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

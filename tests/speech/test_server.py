@@ -452,6 +452,25 @@ def test_the_sound_of_one_request_is_bounded_and_no_file_counts_twice(tmp_path):
         budget.spend(0.1)
 
 
+def test_sound_of_many_samples_a_second_counts_for_more(tmp_path):
+    """A FLAC of 1 MB unpacks to an hour of eight silent channels at 192 kHz: a minute of work."""
+    wide, usual, foreign = (tmp_path / name for name in ("a.flac", "b.flac", "c.mka"))
+    soundfile.write(wide, np.zeros((5 * 192_000, 8)), 192_000)
+    soundfile.write(usual, np.zeros((5 * 48_000, 2)), 48_000)
+    write_recording(foreign, "flac", rate=192_000, channels=2)
+    server.check_sources([usual], 5)
+    server.check_sources([wide], 80)
+    with pytest.raises(InputError, match="more than 79 s .* has 1536000: save it as mono at 16 k"):
+        server.check_sources([wide], 79)
+    with pytest.raises(InputError, match="more than 11 s .* has 384000"):
+        server.check_sources([foreign], 11)
+    models = predict.load_models(write_sound_weights(tmp_path))
+    work = demo.plan_work([foreign], models[0][1])
+    work.budget = server.Budget(11)
+    with pytest.raises(InputError, match="more than 11 s"):
+        demo.classify(models, [foreign], work)
+
+
 def test_spectrograms_count_as_sound_by_their_header(tmp_path):
     header = {"descr": "|i1", "fortran_order": False, "shape": (128, 250_000)}  # 2.2 hours
     with open(tmp_path / "a.npy", "wb") as file:
@@ -488,6 +507,32 @@ def test_files_of_one_name_are_of_different_people(tmp_path):
     found = [row.participant for row in rows if not row.clip]
     names = ["interview", "S1", r"a\tb"]
     assert found == [*names, *(f"{name} (2)" for name in names)]
+    others = [tmp_path / "interview (2).npy", tmp_path / "interview (2)_clip_0.npy"]
+    people = demo.name_people([paths[0], *others, paths[4]])
+    assert [*people.values()] == ["interview", "interview (2)", "interview (2)", "interview (3)"]
+
+
+def test_clips_of_one_name_are_told_apart(tmp_path):
+    """A row of the table, a window, a line of the CSV: each is one clip's, and says whose."""
+    models, paths = predict.load_models(write_sound_weights(tmp_path)), []
+    for name in ("one/S1_clip_0.npy", "other/S1_clip_0.npy", "third/S1_clip_0 (2).npy"):
+        paths.append(path := tmp_path / name)
+        path.parent.mkdir()
+        np.save(path, np.random.default_rng(len(paths)).random((128, 251)))
+    paths += [tmp_path / "S1_clip_0.wav", tmp_path / "third" / "S1_clip_0.npy"]
+    soundfile.write(paths[3], np.random.default_rng(0).normal(0, 0.1, 128_000), 16_000)
+    paths[4].write_bytes(b"no array")
+    answer = demo.classify(models, paths, demo.plan_work(paths, models[0][1]))
+    result = demo.show_result({"Both": models}, "Both", paths, None, answer)
+    times, table, csv, session = result[5], result[7]["value"], result[8], result[9]
+    names = ["S1_clip_0", "S1_clip_0 (2)", "S1_clip_0 (2) (2)", "S1_clip_0 (3)"]
+    assert [name for name, *_ in table] == [row.clip for row in session.clips] == names
+    for number, name in enumerate(names):
+        assert demo.choose_row(session, SimpleNamespace(row_value=[name])) == number
+        assert f"{name}: " in times["value"]
+    assert "S1_clip_0 (4): not a" in unescape(result[1])
+    with open(csv) as file:
+        assert [line.split(",")[0] for line in file][1:6] == [*names, "S1_clip_0 (4)"]
 
 
 def test_nothing_in_a_strangers_weights_is_markup(tmp_path):
@@ -681,45 +726,47 @@ def test_a_temporary_folder_that_vanished_comes_back(page, files):
     assert (page.temp / ".lock").exists()
 
 
-def test_after_a_kill_the_next_start_leaves_nothing_of_the_last(tmp_path, files):
-    with serving(tmp_path / "tmp", "--no-share") as first:
-        upload(first.url, [files / "003.wav"])
-        first.process.kill()
-        first.process.wait()
-        assert list(first.temp.rglob("003.wav"))
-        open_in_process(first.temp.parent, 0)[0].wait()
-        assert not first.temp.exists()
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A server that may have no more than 256 files open."""
+    folder = tmp_path_factory.mktemp("small") / "tmp"
+    with serving(folder, "--no-share", limits="ulimit -n 256") as server:
+        yield server
 
 
-def test_300_idle_connections_at_256_files_neither_fill_the_log_nor_the_page(tmp_path):
-    code = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
-    code += "sys.argv[:1] = []; sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
-    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with open(tmp_path / "stderr", "w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, ROOT / "demo.py", "--no-share", "--port", str(port)],
-            env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    try:
-        assert process.stdout.readline().startswith("Serving")
-        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
-        assert httpx.get(f"http://127.0.0.1:{port}/config", timeout=30).status_code == 200
-        time.sleep(3)
-        for connection in idle:
-            connection.close()
-        assert len((tmp_path / "stderr").read_text()) < 20_000
-    finally:
-        process.kill()
-        process.wait()
+def test_300_idle_connections_at_256_files_neither_fill_the_log_nor_the_page(small):
+    port = int(small.url.rpartition(":")[2])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    assert httpx.get(f"{small.url}/config", timeout=30).status_code == 200
+    time.sleep(3)
+    for connection in idle:
+        connection.close()
+    assert len((small.temp.parent / "stderr").read_text()) < 20_000
+
+
+def test_after_a_kill_the_next_start_leaves_nothing_of_the_last(small, files):
+    upload(small.url, [files / "003.wav"])
+    small.process.kill()
+    small.process.wait()
+    assert list(small.temp.rglob("003.wav"))
+    open_in_process(small.temp.parent, 0)[0].wait()
+    assert not small.temp.exists()
 
 
 @pytest.mark.parametrize("way", ["flag", "variable"])
 def test_an_empty_password_publishes_nothing(way):
     flags, more = (["--password", ""], {}) if way == "flag" else ([], {"DEMO_PASSWORD": ""})
     assert "is empty" in error_line(run_script("demo.py", "--no-share", *flags, **more))
+
+
+def test_a_start_takes_no_time_for_what_the_first_page_does_not_need():
+    """Not Gradio's stubs for editors either, which it makes by ast.get_source_segment."""
+    code = (
+        "import ast, gc, inspect, sys; ast.get_source_segment = None\n"
+        "import demo\n"
+        "print(gc.isenabled(), inspect.getfile(demo.gr.File).endswith('file.py'))\n"
+        "later = 'av librosa matplotlib numba optuna sklearn soundfile soxr'.split()\n"
+        "print(*{*later} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True True\n\n", done
