@@ -38,7 +38,7 @@ from tqdm import tqdm
 CHECKPOINT_FORMAT = 3
 JOB_BYTES = 2 * 2**30  # a process that trains the CNN takes 1.8 GiB; the LSTM's .5
 # What runs did before a flag came whose default changes what they do.
-BEFORE = {"members": 1}
+BEFORE = {"members": 1, "rotations": 1}
 
 Build = Callable[[argparse.Namespace, int, int], SpectrogramModel]
 

@@ -145,6 +145,30 @@ def test_the_cnn_learns_the_same_in_onednns_layout_and_in_pytorchs(monkeypatch, 
         assert difference <= tolerance * tensor.double().norm(), name
 
 
+def test_rotations_are_the_mean_over_starts_of_the_features():
+    torch.manual_seed(0)
+    once = CNNDNN(16, 56).eval()
+    turned = CNNDNN(16, 56, rotations=3).eval()
+    turned.load_state_dict(once.state_dict())
+    x = torch.rand(2, 16, 56)
+    features = once.extract(x.unsqueeze(1))
+    assert features.shape == (2, 128, 2, 7)
+
+    def answer(features):
+        return once.fc3(once.fc2(once.fc1(features.flatten(1)).relu()).relu())
+
+    expected = sum(answer(features.roll(start, dims=3)) for start in (0, 2, 5)) / 3
+    torch.testing.assert_close(turned(x), expected)
+    assert (turned(x) - once(x)).abs().max() > 1e-4
+    folded = CNNDNN(16, 56, rotations=3).eval()
+    folded.load_state_dict(once.state_dict())
+    folded.fold()
+    torch.testing.assert_close(folded(x), expected, atol=1e-6, rtol=1e-5)
+    for wrong in (0, 9):
+        with pytest.raises(InputError, match=f"rotations {wrong}, expected 1 to 8"):
+            CNNDNN(rotations=wrong)
+
+
 def test_batch_norm_takes_away_what_a_bias_adds():
     model, x = CNNDNN(*SHAPE, dropout=0).train(), torch.rand(4, *SHAPE)
     before = model(x)
@@ -353,6 +377,11 @@ def test_many_threads_are_taken_where_they_are_quicker(monkeypatch, seconds, exp
     monkeypatch.setattr(device, "MOST_THREADS", 4)
     monkeypatch.setattr(torch, "conv2d", lambda *_: time.sleep(seconds[torch.get_num_threads()]))
     assert device.quickest_threads() == expected
+    monkeypatch.setattr(device, "suitable", {"threads": 7, "until": -1})
+    device.suit_threads()
+    torch.set_num_threads(1)
+    device.suit_threads()  # it is known for a while
+    assert torch.get_num_threads() == expected
     monkeypatch.setattr(device, "MOST_THREADS", 1)
     monkeypatch.setattr(torch, "conv2d", None)  # nothing to try
     assert device.quickest_threads() == 1

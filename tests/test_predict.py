@@ -237,7 +237,7 @@ def test_unfamiliar_clips_have_no_verdict_and_keep_their_probability(knowing, mi
     assert float(c["probability"]) == pytest.approx(expected[8:].mean(), abs=1e-6)
 
 
-def test_predictions_are_those_of_the_weights_as_trained(tmp_path):
+def test_predictions_are_those_of_the_weights_as_trained(tmp_path, monkeypatch):
     """Batch-norms are folded into the convolutions on loading, and nothing else changes."""
     torch.manual_seed(0)
     model = CNNDNN(*SHAPE)
@@ -250,8 +250,11 @@ def test_predictions_are_those_of_the_weights_as_trained(tmp_path):
     models = predict.load_models([path])
     assert isinstance(models[0][0].batchnorm1, torch.nn.Identity)
     expected = torch.softmax(model.eval()(torch.from_numpy(clips)), 1)[:, 1].detach().numpy()
-    found = predict.predict_probabilities(models, clips)
-    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
+    for available in (torch.backends.mkldnn.is_available(), False):  # oneDNN's layout, PyTorch's
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda found=available: found)
+        for count in (1, 2, 5):  # clips: the convolutions take two at a time
+            found = predict.predict_probabilities(models, clips[:count])
+            np.testing.assert_allclose(found, expected[:count], atol=1e-6, rtol=0)
 
 
 def test_the_spread_is_of_the_networks_probabilities(pair, corpus):
