@@ -410,7 +410,8 @@ def test_a_step_that_takes_long_is_not_waited_for_by_a_short_job(monkeypatch):
         began.wait()
         pool.submit(step_short, 0.3)
         pool.submit(step_short, 0.3).result()
-        assert 0.2 <= waited[0] < 0.4 and 0.5 <= waited[1] < 0.8  # one beside it, not all
+        # One beside it, not all; the second came some milliseconds after the first.
+        assert 0.2 <= waited[0] < 0.4 and 0.45 <= waited[1] < 0.8
         worked = turns.join()
         worked.used = 1.0  # a job that has had its share waits for the step's end
         entered = pool.submit(lambda: worked.__enter__())
