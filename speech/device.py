@@ -104,7 +104,9 @@ def set_malloc(**options: int) -> None:
 
 
 def keep_little_memory() -> None:
-    """Makes glibc keep little of what is freed, some 65 MB at rest, and large tensors not at all.
+    """Makes glibc keep little of what is freed, and large tensors not at all.
+
+    At rest 55 MB more than if nothing were kept, 240 with the CNN's four rotations; flat.
 
     Of two clips the CNN's largest tensor takes 8 MiB, 10 in huge pages. With 64 KiB in the place
     of the 16 MiB every tensor came from the system, which clears it first: 1.7 times the time.
