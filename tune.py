@@ -16,8 +16,9 @@ import shlex
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from datetime import datetime
 from functools import partial
 
 import experiment
@@ -43,6 +44,7 @@ from optuna import Study, Trial
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sklearn.metrics import roc_auc_score
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 Space = dict[str, list | tuple]  # of each searched flag its choices, or its range (low, high)
@@ -215,11 +217,26 @@ def is_surplus(trial: Trial, target: int) -> bool:
     return taken >= target
 
 
-def open_storage(url: str, attempts: int = 3) -> RDBStorage:
+class Storage(RDBStorage):
+    """Optuna's, of which two processes may claim one waiting trial where it is a SQLite file."""
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        if state != TrialState.RUNNING:
+            return super().set_trial_state_values(trial_id, state, values)
+        waiting = "UPDATE trials SET state = 'RUNNING', datetime_start = :now"
+        waiting = text(f"{waiting} WHERE trial_id = :trial AND state = 'WAITING'")
+        with self.engine.begin() as connection:
+            claim = connection.execute(waiting, {"now": datetime.now(), "trial": trial_id})
+            return claim.rowcount == 1
+
+
+def open_storage(url: str, attempts: int = 3) -> Storage:
     """Processes that make the tables of a new file at once get in each other's way: try again."""
     wait = {"connect_args": {"timeout": LOCKED_SECONDS}} if url.startswith("sqlite") else None
     try:
-        return RDBStorage(
+        return Storage(
             url,
             wait,
             heartbeat_interval=HEARTBEAT_SECONDS,

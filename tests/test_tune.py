@@ -8,8 +8,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import experiment
@@ -24,7 +26,7 @@ import optuna
 import pandas as pd
 import pytest
 from conftest import ROOT, call_script, data_flags, error_line, write_clips
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 SMALL = ["--hidden-size", "16", "--num-layers", "1", "--batch-size", "16", "--device", "cpu"]
 
@@ -215,6 +217,27 @@ def test_trials_side_by_side_are_as_many_and_a_signal_loses_none(clips):
     assert len(lines) == 5 and find_command(out)
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_waiting_trial_is_claimed_once(tmp_path):
+    storages = [tune.open_storage(f"sqlite:///{tmp_path}/t.db") for _ in range(2)]
+    study = optuna.create_study(storage=storages[0], study_name="s")
+
+    def claim(trial: FrozenTrial) -> list[bool]:
+        def one(storage):
+            together.wait()
+            return storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+
+        together = threading.Barrier(2)
+        return list(pool.map(one, storages))
+
+    for _ in range(40):  # Optuna's own gave one in six of them to both
+        study.enqueue_trial({})
+    with ThreadPoolExecutor(2) as pool:
+        claims = [claim(trial) for trial in study.get_trials()]
+    assert {sum(claim) for claim in claims} == {1}
+    assert all(trial.datetime_start for trial in study.get_trials())
+
+
 def test_a_killed_trial_is_run_again(clips, monkeypatch):
     folder, arguments = clips, flags(clips, "--trials", "3", "--epochs", "8", *SMALL)
     process = start(folder, arguments, "SELECT * FROM trial_intermediate_values WHERE trial_id = 2")
@@ -233,7 +256,7 @@ def test_a_killed_trial_is_run_again(clips, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_processes_that_make_the_tables_at_once(tmp_path, monkeypatch):
-    storage, failed = tune.RDBStorage, []
+    storage, failed = tune.Storage, []
 
     def collide(*args, **kwargs):
         if not failed:
@@ -241,7 +264,7 @@ def test_processes_that_make_the_tables_at_once(tmp_path, monkeypatch):
             raise tune.SQLAlchemyError("table studies already exists")
         return storage(*args, **kwargs)
 
-    monkeypatch.setattr(tune, "RDBStorage", collide)
+    monkeypatch.setattr(tune, "Storage", collide)
     assert tune.open_storage(f"sqlite:///{tmp_path}/t.db") and failed
 
 
