@@ -361,6 +361,11 @@ class Diverged(Exception):
 
 
 @torch.inference_mode()
+def are_finite(tensors: dict[str, torch.Tensor]) -> bool:
+    """By their extremes: of the CNN-DNN's weights Tensor.isfinite takes twenty times as long."""
+    return all(torch.stack(tensor.aminmax()).isfinite().all() for tensor in tensors.values())
+
+
 def predict_logits(
     model: nn.Module, batches: Iterable, autocast: AbstractContextManager | None = None
 ) -> np.ndarray:
@@ -504,7 +509,7 @@ class Training:
             batch = int((~losses.isfinite()).nonzero()[0])
             raise Diverged(f"loss {losses[batch]:g} in epoch {self.epoch}, batch {batch + 1}")
         # oneDNN's max-pooling takes nan for the lowest number: the loss does not show it.
-        if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
+        if not are_finite(self.model.state_dict()):
             raise Diverged(f"non-finite weights in epoch {self.epoch}")
         return losses.sum().item()
 
@@ -677,7 +682,7 @@ def rebuild(metadata: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
         model = Members(models) if len(models) > 1 else models[0]
     kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     model.load_state_dict(tensors, assign=True)
-    if not all(t.dtype == kinds[name] and t.isfinite().all() for name, t in tensors.items()):
+    if not (all(t.dtype == kinds[name] for name, t in tensors.items()) and are_finite(tensors)):
         raise ValueError("weights that are not finite float32 numbers")
     return model.to(memory_format=torch.channels_last).requires_grad_(False).eval()
 

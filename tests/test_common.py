@@ -652,14 +652,15 @@ def test_fuzz_weights_are_refused_or_serve_every_script(knowing_parts, tmp_path)
     check()
 
 
-def test_truncated_weights_and_weights_of_nan_are_refused(tmp_path):
+def test_truncated_weights_and_weights_that_are_not_finite_are_refused(tmp_path):
     path = write_weights(tmp_path / "w.safetensors", "lstm", SHAPE)
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     with pytest.raises(InputError, match="damaged"):
         load_weights(path)
-    path.write_bytes(whole[:-4] + np.float32("nan").tobytes())
-    with pytest.raises(InputError, match="not finite"):
-        load_weights(path)
+    for value in ("nan", "inf", "-inf"):
+        path.write_bytes(whole[:-4] + np.float32(value).tobytes())
+        with pytest.raises(InputError, match="not finite"):
+            load_weights(path)
     with pytest.raises(InputError, match="cannot be read"):
         load_weights(tmp_path / "none.safetensors")
