@@ -312,7 +312,7 @@ def format_details(summary: dict) -> list[str]:
 def format_calibration(summary: dict) -> str:
     """The calibration error beside the one that chance alone would make."""
     chance = summary.get("calibration_chance")  # older reports have none
-    beside = "" if chance is None else f" (chance {chance:.3f})"
+    beside = "" if chance is None else f" (chance {chance:.2f})"
     return f"{summary['calibration_error']:.3f}{beside}"
 
 

@@ -406,6 +406,7 @@ def test_a_score_is_never_shown_without_people_interval_and_majority(case, basel
     )
     bare = [line for line in bare.splitlines() if re.search(r"\d\.\d", line)]
     assert all(line.startswith("calibration error") for line in bare) and len(bare) == 1
+    assert not re.search(r"[\])]\d", text), "a cell runs into the next"
     for gender, group in summary["genders"].items():
         at = next(i for i, line in enumerate(lines) if line.startswith(f"{gender}: "))
         assert f"of {group['n_participants']} people" in lines[at]
