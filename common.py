@@ -360,12 +360,12 @@ class Diverged(Exception):
     """A loss or a weight is not finite."""
 
 
-@torch.inference_mode()
 def are_finite(tensors: dict[str, torch.Tensor]) -> bool:
     """By their extremes: of the CNN-DNN's weights Tensor.isfinite takes twenty times as long."""
     return all(torch.stack(tensor.aminmax()).isfinite().all() for tensor in tensors.values())
 
 
+@torch.inference_mode()
 def predict_logits(
     model: nn.Module, batches: Iterable, autocast: AbstractContextManager | None = None
 ) -> np.ndarray:
@@ -589,6 +589,9 @@ class Training:
             try:
                 while self.epoch <= self.epochs and (record := self.run_epoch(after_step)):
                     on_epoch(record)
+                if signals:  # while the last epoch was validated
+                    save(self.state())
+                    raise Interrupted(signals[0])
             except RuntimeError as error:  # of workers that the same signal has ended
                 if not signals or WORLD > 1:  # torchrun ends all processes when one is lost
                     raise

@@ -45,6 +45,7 @@ from speech.cli import (
 from speech.dataset import Clips, check_clips, read_labels, split_clips, split_folds
 from speech.device import joined_processes, pick_device, wait_for_first
 from speech.metadata import (
+    MOST_MEMBERS,
     DataSummary,
     hash_participant,
     is_argument,
@@ -122,7 +123,8 @@ def training_parser(
     add("--no-augment", dest="augment", action="store_const", const=0.0, default=argparse.SUPPRESS)
     add("--balance", action=switch, default=True, help="weight the classes")
     networks = "networks to train, apart, that answer as one by their mean logit"
-    add("--members", metavar="N", type=at_least(1), default=members, help=networks)
+    several = at_least(1, below=MOST_MEMBERS + 1)
+    add("--members", metavar="N", type=several, default=members, help=networks)
     add(
         "--seed",
         metavar="N",
@@ -403,7 +405,7 @@ def collect_predictions(frame: pd.DataFrame, splits: list[dict], results: list) 
         for number, (split, one) in enumerate(zip(splits, results, strict=True), 1)
     ]
     predictions = pd.concat(parts, ignore_index=True)
-    return predictions.assign(probability=1 / (1 + np.exp(-predictions["logit"])))
+    return predictions.assign(probability=expit(predictions["logit"]))
 
 
 def summarize_run(predictions: pd.DataFrame, folds: bool) -> dict:

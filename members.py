@@ -246,13 +246,13 @@ def train_quietly(unit: Unit) -> dict | None:
 
 
 def count_jobs(args: argparse.Namespace, units: int, device: torch.device) -> int:
-    """Processes to train in: one on a GPU, and where torchrun has started several."""
-    if WORLD > 1:
+    """Processes to train in: one on a GPU, which no fork may use, and under torchrun."""
+    if WORLD > 1 or device.type != "cpu":
         return 1
-    if args.jobs or device.type != "cpu":
-        return min(units, args.jobs or 1)
+    if args.jobs:
+        return min(units, args.jobs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(units, cores, available_memory() // JOB_BYTES))
+    return max(1, min(units, cores // (args.threads or 1), available_memory() // JOB_BYTES))
 
 
 def available_memory() -> int:

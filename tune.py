@@ -23,7 +23,7 @@ from functools import partial
 
 import experiment
 from common import Diverged, Interrupted, SpectrogramDataset, Training, list_models
-from members import Build, differing_flags, make_training, map_trainings
+from members import Build, count_jobs, differing_flags, make_training, map_trainings
 from speech.cli import (
     InputError,
     Parser,
@@ -286,7 +286,8 @@ def open_study(args: Namespace, space: Space, defaults: dict, content: str) -> S
         content: the hash of clips and labels.
     """
     flags = experiment.result_flags(args).items()
-    flags = {name: value for name, value in flags if name not in TUNE_FLAGS}
+    ours = TUNE_FLAGS | {"members"}  # a trial trains one network of each fold
+    flags = {name: value for name, value in flags if name not in ours}
     # The space is part of it: Optuna refuses other choices in a study that has begun.
     flags |= {name: f"searched in {choices}" for name, choices in space.items()}
     setup = {"format": SETUP_FORMAT, "flags": flags, "content": content}
@@ -365,14 +366,17 @@ def print_best(study: Study, args: Namespace, defaults: dict) -> None:
     complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
     if not complete:
         raise InputError("every trial was pruned or diverged: try more --trials")
-    best, folds = study.best_trial, study.best_trial.user_attrs["folds"]
+    # The first trial, or what was put back of it when it was interrupted.
+    tried = [t for t in complete if all(defaults[key] == t.params[key] for key in t.params)]
+    best = max([*tried, study.best_trial], key=lambda trial: trial.value)
+    folds = best.user_attrs["folds"]
     spread = f"sd {np.std(folds, ddof=1):.3f} over {len(folds)} folds"
     line = f"best: AUROC {best.value:.3f} ({spread})"
     advice = f"The best of {args.trials} trials is optimistic; the test clips decide:"
-    if best.number == 0:
+    if best in tried:
         advice = f"None of {args.trials} trials was better than the defaults: keep them."
-    elif complete[0].number == 0:
-        line += f"; the defaults: {complete[0].value:.3f}"
+    elif tried:
+        line += f"; the defaults: {tried[0].value:.3f}"
     print0(f"{line}\n{advice}")
     print0(f"  {write_command(args, round_off(best.params), defaults)}")
 
@@ -418,7 +422,8 @@ def parse_arguments() -> Namespace:
         script = importlib.import_module(f"train_{name}")
         known = script.make_parser()
         known.set_defaults(folds=3, **dict.fromkeys(experiment.SEARCH | script.SEARCH))
-        text = "Flags whose default is None are searched for, unless they are given."
+        text = "Flags whose default is None are searched for, unless they are given. "
+        text += "A trial trains one network of each fold, whatever --members."
         shown = {"description": text, "conflict_handler": "resolve"}
         add = models.add_parser(name, parents=[known], **shown).add_argument
         add("--trials", metavar="N", type=at_least(1), default=20, help="of all processes together")
@@ -441,6 +446,7 @@ def main() -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     check_writable(args.picture)
     device = pick_device(args.device)
+    args.jobs = count_jobs(args, args.jobs, device)
     clips = experiment.load_dataset(args).clips
     rest, folds = plan_folds(args, clips)
     context = {"build": script.build, "clips": rest, "folds": folds, "device": device}

@@ -328,7 +328,7 @@ def map_processes(function: Callable, tasks: list, jobs: int, chunk: int = 1) ->
     try:
         yield from pool.map(function, tasks, chunksize=chunk)
     except BrokenProcessPool as error:
-        reason = "a process was killed, for lack of memory?"
-        raise InputError(f"{reason} Run again to go on, with fewer --jobs") from error
+        advice = "Run again to go on (training with --resume), with fewer --jobs"
+        raise InputError(f"a process was killed, for lack of memory? {advice}") from error
     finally:
         pool.shutdown(cancel_futures=True)

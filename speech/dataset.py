@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from speech.cli import InputError, join_names, join_problems, open_file, show_controls
+from speech.cli import InputError, join_names, join_problems, open_file, read_file, show_controls
 
 import numpy as np
 import pandas as pd
@@ -146,8 +146,7 @@ def read_text(path: str | Path, errors: str = "strict") -> str:
         errors: "replace" takes it, with wrong letters.
     """
     try:
-        with open_file(path) as file:
-            data = file.read()
+        data = read_file(path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except OSError as error:
@@ -249,13 +248,13 @@ def find_alike(names: Iterable[str], kind: str) -> list[str]:
 
 def rename_columns(table: pd.DataFrame, key: str, path: str | Path) -> list[str]:
     """Gives the columns of `table` the names of COLUMNS -> notes on those that nothing uses."""
-    names = {"": key, **dict.fromkeys([key], key)}
+    names = {key: key}
     for name, spellings in COLUMNS.items():
         found = [column for column in table.columns if column in spellings]
         if len(found) > 1:
             raise InputError(f"{path}: columns {' and '.join(found)} mean the same: keep one")
         names |= dict.fromkeys(found, name)
-    unused = [column for column in table.columns if column not in names or not column]
+    unused = [column for column in table.columns if column not in names]
     table.drop(columns=unused, inplace=True)
     table.columns = [names[column] for column in table.columns]
     if table.columns.duplicated().any():

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import time
 
 import common
 import demo
@@ -13,6 +12,7 @@ import members
 import predict
 import train_cnn
 import train_lstm
+from benchmarks.notebooks import NotebookCNN, NotebookLSTM
 from common import CNNDNN, LSTMClassifier, load_weights, save_weights
 from speech import device, familiarity
 from speech.cli import InputError
@@ -40,52 +40,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-# --- models: the notebooks' own classes, from their description ---------------------------------
-
-
-class NotebookCNN(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, kernel_size=3, stride=1, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, stride=1, padding=1)
-        self.conv3 = nn.Conv2d(64, 128, kernel_size=3, stride=1, padding=1)
-        self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
-        self.relu = nn.ReLU()
-        self.batchnorm1 = nn.BatchNorm2d(32)
-        self.batchnorm2 = nn.BatchNorm2d(64)
-        self.batchnorm3 = nn.BatchNorm2d(128)
-        self.flatten_size = 128 * (128 // 8) * (251 // 8)
-        self.fc1 = nn.Linear(self.flatten_size, 512)
-        self.fc2 = nn.Linear(512, 128)
-        self.fc3 = nn.Linear(128, 2)
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, x):
-        x = self.pool(self.relu(self.batchnorm1(self.conv1(x))))
-        x = self.pool(self.relu(self.batchnorm2(self.conv2(x))))
-        x = self.pool(self.relu(self.batchnorm3(self.conv3(x))))
-        x = x.view(x.size(0), -1)
-        x = self.relu(self.fc1(x))
-        x = self.dropout(x)
-        x = self.relu(self.fc2(x))
-        x = self.dropout(x)
-        return self.fc3(x)
-
-
-class NotebookLSTM(nn.Module):
-    def __init__(self, input_size, hidden_size, num_layers, num_classes):
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
-        self.fc = nn.Linear(hidden_size, num_classes)
-        self.dropout = nn.Dropout(0.3)
-
-    def forward(self, x):
-        h0 = torch.zeros(self.num_layers, x.size(0), self.hidden_size)
-        c0 = torch.zeros(self.num_layers, x.size(0), self.hidden_size)
-        out, _ = self.lstm(x, (h0, c0))
-        return self.fc(self.dropout(out[:, -1, :]))
+# --- models -------------------------------------------------------------------------------------
 
 
 def test_the_notebooks_cnn_weights_give_the_same_logits():
@@ -105,7 +60,7 @@ def test_the_notebooks_cnn_weights_give_the_same_logits():
 
 def test_the_notebooks_lstm_weights_give_the_same_logits():
     torch.manual_seed(0)
-    theirs, ours, x = NotebookLSTM(251, 128, 2, 2), LSTMClassifier(), torch.rand(3, 128, 251)
+    theirs, ours, x = NotebookLSTM(), LSTMClassifier(), torch.rand(3, 128, 251)
     ours.load_state_dict(theirs.state_dict())
     assert sum(p.numel() for p in ours.parameters()) == 327_426
     with torch.no_grad():
@@ -150,9 +105,9 @@ def test_rotations_are_the_mean_over_starts_of_the_features():
     once = CNNDNN(16, 56).eval()
     turned = CNNDNN(16, 56, rotations=3).eval()
     turned.load_state_dict(once.state_dict())
-    x = torch.rand(2, 16, 56)
+    x = torch.rand(23, 16, 56)  # a folded one takes 10, 10 and 3 of them
     features = once.extract(x.unsqueeze(1))
-    assert features.shape == (2, 128, 2, 7)
+    assert features.shape == (23, 128, 2, 7)
 
     def answer(features):
         return once.fc3(once.fc2(once.fc1(features.flatten(1)).relu()).relu())
@@ -374,8 +329,14 @@ def test_the_number_of_threads_is_what_is_asked_for_or_quickest_and_a_state_keep
     ("seconds", "expected"), [({1: 0.004, 4: 0.002}, 4), ({1: 0.004, 4: 0.006}, 1)]
 )
 def test_many_threads_are_taken_where_they_are_quicker(monkeypatch, seconds, expected):
+    def work(*_):
+        nonlocal now
+        now += seconds[torch.get_num_threads()]
+
+    now = 0.0
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now)
     monkeypatch.setattr(device, "MOST_THREADS", 4)
-    monkeypatch.setattr(torch, "conv2d", lambda *_: time.sleep(seconds[torch.get_num_threads()]))
+    monkeypatch.setattr(torch, "conv2d", work)
     assert device.quickest_threads() == expected
     monkeypatch.setattr(device, "suitable", {"threads": 7, "until": -1})
     device.suit_threads()
@@ -409,6 +370,27 @@ def test_a_state_taken_in_mid_epoch_goes_on_to_the_same_weights(small_dataset):
     resumed.fit()
     assert resumed.history == whole.history
     for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+def test_a_signal_while_the_last_epoch_is_validated_is_not_lost(small_dataset):
+    training, states = training_of(small_dataset, train_lstm, "--patience", 5), []
+    predict_side = training.predict
+
+    def predict_last(*arguments):
+        if training.epoch == training.epochs:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict_side(*arguments)
+
+    training.predict = predict_last
+    with pytest.raises(common.Interrupted):
+        training.fit(save=lambda state: states.append(json_round_trip(state)))
+    resumed = training_of(small_dataset, train_lstm, "--patience", 5)
+    resumed.load_state(states[-1])
+    resumed.fit()  # chooses the best epoch, and trains none
+    assert resumed.history == training.history and len(resumed.history) == training.epochs
+    assert training.best["epoch"] == resumed.best["epoch"]
+    for name, tensor in training.best["weights"].items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
 
 

@@ -203,7 +203,7 @@ def test_mistakes_are_one_line_and_leave_nothing(small_dataset, tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [("--epochs", 0), ("--lr", "nan"), ("--folds", 1), ("--epochs", "x"), ("--emphasis", 1)]
-    + [("--dropout", "1.5"), ("--lr", "inf")],
+    + [("--dropout", "1.5"), ("--lr", "inf"), ("--members", 101), ("--jobs", 0)],
 )
 def test_flags_out_of_range_are_refused(flags):
     line = error_line(call_script("train_cnn.py", *flags))

@@ -367,6 +367,31 @@ def test_studies_without_a_setup_or_with_a_newer_one_are_left_alone(clips):
 # --- what is not needed may fail ----------------------------------------------------------------
 
 
+def test_the_defaults_are_known_when_their_first_trial_was_interrupted(capsys):
+    study, args = optuna.create_study(direction="maximize"), tune.Namespace(model="x", trials=2)
+    scale, defaults = {"lr": optuna.distributions.FloatDistribution(0, 1)}, {"lr": 0.5}
+    study.add_trial(optuna.create_trial(state=TrialState.FAIL))
+    for lr, value in ((0.5, 0.9), (0.1, 0.8)):
+        study.add_trial(
+            optuna.create_trial(
+                value=value,
+                params={"lr": lr},
+                distributions=scale,
+                user_attrs={"folds": [value - 0.1, value + 0.1]},
+            )
+        )
+    tune.print_best(study, args, defaults)
+    assert "None of 2 trials was better than the defaults" in capsys.readouterr().out
+    study.add_trial(study.trials[1])
+    study.add_trial(
+        optuna.create_trial(
+            value=0.95, params={"lr": 0.2}, distributions=scale, user_attrs={"folds": [1, 0.9]}
+        )
+    )
+    tune.print_best(study, args, defaults)
+    assert "best: AUROC 0.950" in (out := capsys.readouterr().out) and "defaults: 0.900" in out
+
+
 @pytest.mark.parametrize("trials", ["1", "3"])
 def test_scores_that_are_all_alike(clips, monkeypatch, trials):
     monkeypatch.setattr(tune, "validation_auroc", lambda training: 1.0)
