@@ -68,7 +68,7 @@ from speech.device import keep_little_memory
 from speech.familiarity import fill
 from speech.labelled import draw_scores, match_labels
 from speech.report import THRESHOLD
-from speech.server import KEEP_SECONDS, MAX_UPLOAD_BYTES
+from speech.server import KEEP_SECONDS, MAX_FILES, MAX_UPLOAD_BYTES
 from speech.timeline import Session, draw_clip, draw_timeline, embed, find_ticks, is_clip
 from speech.verdict import ERROR, NO_VERDICT, Row, clamp
 
@@ -77,8 +77,9 @@ import numpy as np
 from gradio.data_classes import ListFiles
 from pydantic import model_validator
 
+gr.File._process_single_file = lambda _, file: file.path  # Gradio's leaves an empty file each
+
 EXAMPLES = Path(__file__).parent / "examples"
-MAX_FILES = 256  # at once
 POLL_SECONDS = 0.25  # between two looks at the work: short ones end without showing progress
 
 Source = str | list[str] | None  # what a visitor chose: a recording, clips, or nothing
@@ -125,13 +126,26 @@ class Work:
         self.turn = server.TURNS.join()  # a long job lets short ones on
         self.budget = server.Budget()  # of what is decoded; once it is spent, no tick passes
         self.density = 0  # of what is being decoded
+        self.long = False  # whether it has one of the places for long recordings
 
     def tick(self, clips: int = 0, seconds: float = 0.0) -> None:
         if self.stopped.is_set() or self.has_gone():
             raise Stopped
         self.budget.spend(seconds, self.density)
+        if self.budget.spent > server.LONG_SECONDS and not self.long:
+            self.long = server.LONG.acquire(blocking=False)
+            if not self.long:
+                raise InputError("busy with other long recordings: try again in a few minutes")
         self.turn.rest()
         self.read += clips
+
+    def __enter__(self) -> None:
+        self.turn.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self.turn.__exit__()
+        if self.long:
+            server.LONG.release()
 
     def progress(self) -> tuple[float, str]:
         """The share that is done, and in words; reading and predicting count half each."""
@@ -194,11 +208,6 @@ def plan_work(paths: list[Path], metadata: dict) -> Work:
     return Work(clips, None if all(map(is_clip, paths)) else length)
 
 
-def find_start(name: str, path: Path) -> float:
-    """Where a clip starts within its file, in seconds: predict.py's names say it."""
-    return 0.0 if name == show_controls(path.stem) else float(name.rpartition("_clip_")[2])
-
-
 def tell_apart(name: str, taken: set[str]) -> str:
     """The name, with a number if it is taken."""
     names = (f"{name} ({n})" if n > 1 else name for n in count(1))
@@ -232,14 +241,16 @@ def classify(models: predict.Models, paths: list[Path], work: Work) -> tuple[lis
 
     def read() -> Iterator[predict.Window]:
         for number, path in enumerate(paths):
-            _, work.density = server.read_announced(path)
+            seconds, work.density = server.read_announced(path)
+            if is_clip(path):
+                work.tick(seconds=seconds)
             for window in predict.read_windows([path], metadata, work.tick, people):
                 work.tick()  # sound over the limit is not this file's error but the whole work's
-                places.append((number, find_start(window[0], path)))
+                places.append((number, round(window.start, 3)))
                 yield window
 
     rows = []
-    with work.turn:
+    with work:
         for row in predict.predict_windows(models, read(), tick=work.tick):
             rows.append(row)
             work.tick()
@@ -267,8 +278,10 @@ def answer(choices: Choices, source: Source, model: str) -> dict:
         rows, places = classify(models, paths, Work(len(paths), None, server.watch_caller()))
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from error
-    except Stopped:  # whoever asked has hung up
-        return {}
+    except Stopped as error:
+        waited = "nobody waited for the answer: fetch it within"
+        reason = f"{waited} {server.UNHEARD_SECONDS:g} s of the call"
+        raise gr.Error(reason, print_exception=False) from error
     notice = describe_notice(list_facts(choices, model))
     return {"notice": notice, "rows": tabulate(name_clips(rows), places, model, notice)}
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
+from typing import NamedTuple
 
 from common import list_networks, load_weights, predict_logits
 from speech.audio import SETTINGS, SOUND, list_files, log_mel, read_sound
@@ -52,7 +53,16 @@ READABLE = re.compile(rf"(?i)(?:\.npy|{SOUND})$")
 Models = list[tuple[torch.nn.Module, dict]]  # each with its metadata
 Band = tuple[float, float]  # of probabilities
 Tick = Callable[[int, float], object]  # of clips made and seconds decoded
-Window = tuple[str, str, str, np.ndarray | None]  # clip's name, participant, note, clip (M, T)
+
+
+class Window(NamedTuple):
+    """A clip that is to be classified, or a file that cannot be read."""
+
+    name: str
+    participant: str
+    note: str
+    clip: np.ndarray | None  # (M, T)
+    start: float = 0.0  # seconds, within its file
 
 
 # --- weights ------------------------------------------------------------------------------------
@@ -150,11 +160,11 @@ def read_recording(path: str | Path, rate: int, notes: list[str], tick: Tick) ->
     Args:
         notes: takes what the user should know of how it was read.
     """
-    blocks = []
+    content = bytearray()  # grows in its place: blocks, to be joined, would take twice the memory
     for block in read_sound(path, rate, stop=MAX_SECONDS + 1, notes=notes):
         tick(0, len(block) / rate)
-        blocks.append(block)
-    samples = np.concatenate(blocks)
+        content += block.astype(np.float32, copy=False).data
+    samples = np.frombuffer(content, np.float32)
     if len(samples) > MAX_SECONDS * rate:
         raise InputError(f"longer than {MAX_SECONDS / 3600:g} hours: cut it")
     return samples
@@ -357,12 +367,13 @@ def read_windows(
         try:
             clips, starts, note = read_input(path, metadata, tick)
         except InputError as error:
-            yield name, person, str(error), None
+            yield Window(name, person, str(error), None)
             continue
         clip = path.suffix.lower() == ".npy" or "_clip_" in name
         whole = len(clips) == 1 and clip  # it has a clip's name: S014_clip_0.wav too
         for clip, start in zip(clips, starts, strict=True):
-            yield name if whole else f"{name}_clip_{round(start, 1):g}", person, note, clip
+            title = name if whole else f"{name}_clip_{round(start, 1):g}"
+            yield Window(title, person, note, clip, float(start))
 
 
 def predict(
@@ -382,12 +393,12 @@ def predict_windows(
     """As predict, of what read_windows yields."""
     people = {}
     while batch := list(islice(windows, CLIPS_AT_ONCE)):
-        clips = [clip for *_, clip in batch if clip is not None]
+        clips = [window.clip for window in batch if window.clip is not None]
         log_odds = predict_log_odds(models, clips, tick)
         probabilities = iter(mean_probability(log_odds).tolist())
         spread = measure_spread(log_odds)
         spreads = iter([None] * len(clips) if spread is None else spread.tolist())
-        for name, person, note, clip in batch:
+        for name, person, note, clip, _ in batch:
             if clip is None:
                 yield Row(name, person, None, "error", note)
                 continue

@@ -19,7 +19,7 @@ from speech.report import LEVELS, format_scores
 
 ROOT = Path(__file__).parent
 # Named, so that nothing else that lies beside them is published.
-SCRIPTS = ("common", "experiment", "predict", "demo", "prepare", "synthetic", "tune")
+SCRIPTS = ("common", "members", "experiment", "predict", "demo", "prepare", "synthetic", "tune")
 SCRIPTS += ("publish", "report")
 SOURCES = (
     *(f"{name}.py" for name in SCRIPTS),

@@ -281,6 +281,8 @@ def posting(way, *bodies):
     )
 
 
+MANY = json.dumps({"data": [[EXAMPLE] * 1000, "Both"]}).encode()
+LONG_CHOICE = json.dumps({"data": [[EXAMPLE], "x" * 900_000]}).encode()
 HOSTILE_KINDS = {  # the request, how often, which answers are right
     "abort upload": (abort_upload, 1, {"closed"}),
     "announce too much": (announce_too_much, 1, {"413"}),
@@ -289,7 +291,8 @@ HOSTILE_KINDS = {  # the request, how often, which answers are right
     "classify elsewhere": (calling(*([[file_data(path)], "Both"] for path in PATHS)), 1, {"error"}),
     "call senselessly": (calling(*CALLS), 1, {"error"}),
     "send no JSON": (posting("call", *BODIES), 1, {"400", "413", "422"}),
-    "send 1000 files": (calling([[EXAMPLE] * 1000, "Both"]), 0.3, {"error"}),
+    "send 1000 files": (posting("call", MANY), 0.3, {"422"}),
+    "choose a long model": (posting("call", LONG_CHOICE), 0.3, {"422"}),
     "repeat a file": (calling([[EXAMPLE] * 4, "Both"]), 1, {"error"}),
     "send long strings": (send_long_strings, 1, {"400", "404", "413", "414", "431"}),
     "try closed routes": (try_closed_routes, 1, {"404", "400"}),

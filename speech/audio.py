@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -74,12 +74,13 @@ def log_mel(samples: np.ndarray, settings: dict = SETTINGS) -> np.ndarray:
     return min_max(librosa.power_to_db(power, ref=np.max))
 
 
+MOST_KNOWN = 4096  # files; the page runs for months
+MEMORIES = []  # of what is known about files, by path: what identifies a file, and the result
+
+
 def cached_by_file(function: Callable) -> Callable:
     """Remembers what `function` found out about each file, for as long as the file is the same."""
-
-    @lru_cache(4096)  # the page runs for months
-    def remember(path: str | Path, *identity: int) -> object:
-        return function(path)
+    MEMORIES.append(known := {})
 
     @wraps(function)
     def ask(path: str | Path) -> object:
@@ -87,9 +88,23 @@ def cached_by_file(function: Callable) -> Callable:
             facts = os.stat(path)
         except OSError:  # the function says so
             return function(path)
-        return remember(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        same = facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+        identity, result = known.get(path, (None, None))
+        if identity != same:
+            result = function(path)
+            known[path] = same, result
+            if len(known) > MOST_KNOWN:
+                known.pop(next(iter(known)), None)
+        return result
 
     return ask
+
+
+def forget_files() -> None:
+    """Of strangers' files that are gone not even the names are kept."""
+    for known in MEMORIES:
+        for path in [path for path in list(known) if not os.path.exists(path)]:
+            known.pop(path, None)
 
 
 # --- decoding -----------------------------------------------------------------------------------
@@ -210,22 +225,6 @@ def frame_range(frames: int, rate: int, start: float, stop: float | None) -> tup
     return min(round(start * rate), last), last
 
 
-def find_loudest(file: "SoundFile") -> int | None:
-    """The channel to read instead of the mean, where the channels cancel each other out."""
-    if file.channels == 1:
-        return None
-    power, mean_power, left = np.zeros(file.channels), 0.0, COMPARED_SECONDS * file.samplerate
-    length = max(SAMPLES_PER_BLOCK // file.channels, 1)
-    while left > 0:
-        block = file.read(min(length, left), dtype="float32", always_2d=True)
-        if not len(block) or not np.isfinite(block).all():  # an error, for whoever reads that far
-            break
-        power += np.square(block, dtype=float).sum(axis=0)
-        mean_power += float(np.square(block.mean(axis=1), dtype=float).sum())
-        left -= len(block)
-    return int(power.argmax()) if mean_power < OPPOSITE * power.max() else None
-
-
 def list_notes(file: "SoundFile", channel: int | None) -> list[str]:
     """What a user should know of how a recording is read."""
     notes = []
@@ -247,20 +246,37 @@ def find_facts(path: str) -> Iterator[Facts]:
         yield Facts(file.frames / rate, channels, rate * channels)
 
 
-def find_length(path: str) -> Iterator[tuple[int, int]]:
-    """Yields how many frames a recording has, and how many in a second."""
+def find_length(path: str) -> Iterator[tuple[int, int] | None]:
+    """Yields None now and then, at last how many frames a recording has, and how many a second."""
     if is_foreign(path):  # what its header says can be far off
-        rate, *blocks = read_frames(path, 0.0, None)
-        yield sum(map(len, blocks)), rate
+        blocks, frames = read_frames(path, 0.0, None), 0
+        rate = next(blocks)
+        for block in blocks:
+            frames += len(block)
+            yield None
+        yield frames, rate
         return
     with open_sound(path) as file:
         yield file.frames, file.samplerate
 
 
 def find_channel(path: str) -> Iterator[int | None]:
-    """Yields the one channel to read of a recording; None: the mean of all."""
+    """Yields None now and then, at last the one channel to read; None: the mean of all.
+
+    The loudest is read where the channels cancel each other out.
+    """
     with open_sound(path) as file:
-        yield find_loudest(file)
+        power, mean_power, left = np.zeros(file.channels), 0.0, COMPARED_SECONDS * file.samplerate
+        length = max(SAMPLES_PER_BLOCK // file.channels, 1)
+        while left > 0:
+            block = file.read(min(length, left), dtype="float32", always_2d=True)
+            if not len(block) or not np.isfinite(block).all():  # whoever reads that far will say so
+                break
+            power += np.square(block, dtype=float).sum(axis=0)
+            mean_power += float(np.square(block.mean(axis=1), dtype=float).sum())
+            left -= len(block)
+            yield None
+    yield int(power.argmax()) if mean_power < OPPOSITE * power.max() else None
 
 
 def decode(path: str, start: float, stop: float | None, channel: int | None) -> Iterator:
@@ -288,6 +304,12 @@ def call(reader: Callable[..., Iterator], path: str | Path, *arguments: object) 
         raise UnreadableSound(str(error)) from error
 
 
+def last(results: Iterable) -> object:
+    """The ones before it say that there is work, and keep it from being taken for stalled."""
+    *_, result = results
+    return result
+
+
 @cached_by_file
 def read_facts(path: str | Path) -> Facts:
     return Facts(*next(call(find_facts, path)))
@@ -300,7 +322,7 @@ def choose_channel(path: str | Path) -> int | None:
     Decided once for the whole recording, however many turns are read from it, so that a voice does
     not change sides. That reads one of several channels twice; memory stays flat.
     """
-    return None if read_facts(path).channels == 1 else next(call(find_channel, path))
+    return None if read_facts(path).channels == 1 else last(call(find_channel, path))
 
 
 def read_notes(path: str | Path) -> list[str]:
@@ -312,7 +334,7 @@ def read_notes(path: str | Path) -> list[str]:
 @cached_by_file
 def read_header(path: str | Path) -> tuple[int, int]:
     """How many frames a recording has, and how many in a second."""
-    return tuple(next(call(find_length, path)))
+    return tuple(last(call(find_length, path)))
 
 
 def count_samples(path: Path, sample_rate: int, start: float, stop: float | None) -> int:

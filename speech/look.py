@@ -17,7 +17,8 @@ THEME = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **FONTS).se
 TIMELINE_JS = (FOLDER / "timeline.js").read_text(encoding="utf-8")
 INPUTS_JS = (FOLDER / "inputs.js").read_text(encoding="utf-8")
 # On a phone the card lies below what was clicked: show it when it says something new.
-SCROLL_JS = """watch("value", () => {
+SCROLL_JS = """element.setAttribute("aria-live", "polite");
+watch("value", () => {
   const card = document.getElementById("card"), changed = element.querySelector("[data-show]");
   const top = card.getBoundingClientRect().top;
   const far = changed && (top < 0 || top > innerHeight * 0.3);

@@ -32,10 +32,10 @@ from functools import partialmethod
 from multiprocessing import parent_process
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from speech.audio import SETTINGS, cached_by_file, read_facts
+from speech.audio import SETTINGS, cached_by_file, forget_files, read_facts
 from speech.cli import InputError, deferred_signals, show_controls
 from speech.dataset import read_shape
 
@@ -44,6 +44,8 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -55,6 +57,7 @@ except ImportError:  # Windows
 
 MAX_UPLOAD_BYTES = 90 * 2**20  # half an hour of 16-bit mono at 48 kHz; 256 clips in float64
 MAX_JSON_BYTES = 2**20  # 256 files as the page names them are 0.3 MB
+MAX_FILES, MAX_PART_BYTES = 256, 8192  # of a call: listed at once, and each; kept for the session
 MAX_FORM_BYTES = 4096  # a log-in, or a cancelled event
 MAX_HELD_BYTES = 64 * 2**20  # of JSON in memory for all visitors together
 MAX_URL_BYTES = MAX_HEADER_BYTES = 4096  # a name of 255 letters in UTF-8, quoted, is 0.8 kB
@@ -65,19 +68,20 @@ MAX_CONNECTIONS, FILES_KEPT = 1000, 64  # files that connections leave for uploa
 ACCEPTED_AT_ONCE, QUEUED = 16, 2048  # connections; the former before any of them is counted
 
 MAX_SOUND_SECONDS = 2 * 3600  # of one request: 20 s of work for both models on two cores
+LONG_SECONDS, MOST_LONG = 600, 4  # of these at once, a GB together; others are refused for now
 DENSE = 2 * 48_000  # samples a second; of what has more, a second costs and counts for more
 KEEP_SECONDS, SWEEP_SECONDS = 30 * 60, 30  # of uploads: time for another look at the results
 FORGOTTEN_SECONDS = 24 * 3600  # a folder without a lock file is of an older version, if of ours
 UNHEARD_SECONDS = 30.0  # a call whose answer nobody has asked for by then was not meant
 MAX_KEPT = 512  # answers, sessions and uploads that nobody has fetched or ended
+MAX_LEFT = 10_000  # sessions of which is known when nobody waited any more
+LOOK_SECONDS = 45.0  # at headers, of which a hostile one takes apart.STALL_SECONDS
 
 GUESS_SECONDS, FREE_GUESSES, MAX_GUESSES = 1.0, 10, 60  # all visitors together; then the waiting
 LOG_SECONDS, LOG_BURST, LOG_LENGTH = 1.0, 20, 300  # a line a second after the first twenty
 TURN_SECONDS = 0.1  # of work before another job is let on
 WAIT_SECONDS = 1.0  # for a step to end; then a job that has worked less goes on beside it
 MAX_JOBS, MAX_WAITING = 32, 64  # at work in turns, and in the queue behind them
-
-T = TypeVar("T")
 
 
 # --- names from strangers -----------------------------------------------------------------------
@@ -300,16 +304,7 @@ NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 ELSEWHERE = "Not found. Calls go through the queue: /gradio_api/call/NAME."
 
 
-def compile_route(path: str) -> re.Pattern:
-    parts = re.split(r"(\{\w+(?::path)?\})", path)
-    for number, part in enumerate(parts):
-        name = part.strip("{}").partition(":")[0]
-        kind = ".*" if part.endswith(":path}") else "[^/]+"
-        parts[number] = f"(?P<{name}>{kind})" if part.startswith("{") else re.escape(part)
-    return re.compile("".join(parts), re.DOTALL)
-
-
-PATTERNS = [(compile_route(route.path), route) for route in ROUTES]
+PATTERNS = [(compile_path(route.path)[0], route) for route in ROUTES]
 
 
 class Refused(Exception):
@@ -356,6 +351,16 @@ def check_strings(scope: Scope, names: dict[str, str]) -> dict[str, str]:
     return dict(pairs)
 
 
+def check_data(data: object) -> None:
+    """Refuses more, or longer, than a page sends: Gradio keeps it for the session."""
+    for value in data if isinstance(data, list) else []:
+        parts = value if isinstance(value, list) else [value]
+        if len(parts) > MAX_FILES:
+            raise Refused(422, f"{len(parts)} files, expected at most {MAX_FILES} at once.")
+        if any(len(json.dumps(part)) > MAX_PART_BYTES for part in parts):
+            raise Refused(422, f"A value is longer than {MAX_PART_BYTES} bytes.")
+
+
 def check_call(scope: Scope, route: Route, names: dict[str, str], body: bytes) -> None:
     """Refuses a call that passes the queue by, or that Gradio would answer with a traceback."""
     past_queue = "/run/" in route.path
@@ -363,6 +368,7 @@ def check_call(scope: Scope, route: Route, names: dict[str, str], body: bytes) -
         raise Refused(404, ELSEWHERE)
     try:
         content = json.loads(body)
+        check_data(content.get("data") if isinstance(content, dict) else None)
     except (ValueError, RecursionError) as error:
         raise Refused(400, "The body is not JSON.") from error
     if not isinstance(content, dict):
@@ -385,13 +391,6 @@ def get_page(scope: Scope) -> object | None:
     return getattr(scope.get("app"), "blocks", None)
 
 
-async def respond(send: Send, status: int, text: str) -> None:
-    body = json.dumps({"detail": text}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
 class Guard:
     """ASGI middleware: what is in ROUTES, no longer than it need be, within the disk's room."""
 
@@ -409,7 +408,8 @@ class Guard:
         try:
             await self.pass_on(scope, receive, send)
         except Refused as refused:
-            await respond(send, refused.status, refused.text)
+            answer = JSONResponse({"detail": refused.text}, refused.status)
+            await answer(scope, receive, send)
         except ClientDisconnect:
             pass  # nothing to answer, and nothing to log
 
@@ -542,7 +542,10 @@ class Listeners:
             self.open[session] -= 1
             if not self.open[session]:
                 del self.open[session]
+                self.left.pop(session, None)  # the latest is last
                 self.left[session] = time.monotonic()
+                if len(self.left) > MAX_LEFT:
+                    self.left.pop(next(iter(self.left)), None)
 
     def watch(self, session: str | None) -> Callable[[], bool]:
         """Begins a job -> whether whoever wanted it has gone; without a session nobody can."""
@@ -619,7 +622,7 @@ class Turn:
             self.__enter__()
 
 
-LISTENERS, TURNS = Listeners(), Turns()
+LISTENERS, TURNS, LONG = Listeners(), Turns(), threading.BoundedSemaphore(MOST_LONG)
 HERE = threading.local()  # .turn: what this thread is in
 
 
@@ -648,19 +651,6 @@ def watch_caller() -> Callable[[], bool]:
     return LISTENERS.watch(getattr(request, "session_hash", None))
 
 
-def take_turns(
-    items: Iterable[T], has_gone: Callable[[], bool] = lambda: False, turns: Turns = TURNS
-) -> Iterator[T]:
-    """Yields what an iterator computes, each step in its turn, until whoever asked has gone."""
-    turn, end, items = turns.join(), object(), iter(items)
-    while not has_gone():
-        with turn:
-            item = next(items, end)
-        if item is end:
-            return
-        yield item
-
-
 def check_sources(paths: list[Path], most: float = MAX_SOUND_SECONDS) -> None:
     """Bounds the work that the files ask for, by what their headers announce.
 
@@ -670,8 +660,10 @@ def check_sources(paths: list[Path], most: float = MAX_SOUND_SECONDS) -> None:
     [(path, n)] = Counter(path.resolve() for path in paths).most_common(1) or [(None, 0)]
     if n > 1:
         raise InputError(f"{show_controls(path.name)} is listed {n} times: once is enough")
-    budget = Budget(most)
+    budget, until = Budget(most), time.monotonic() + LOOK_SECONDS
     for path in paths:
+        if time.monotonic() > until:
+            raise InputError(f"to look at {len(paths)} files takes too long: send fewer at once")
         budget.spend(*read_announced(path))
 
 
@@ -691,6 +683,10 @@ class Budget:
 
     def __init__(self, seconds: float = MAX_SOUND_SECONDS):
         self.most = self.left = seconds
+
+    @property
+    def spent(self) -> float:
+        return self.most - self.left
 
     def spend(self, seconds: float, density: int = 0) -> None:
         """A FLAC of 1 MB can hold an hour of eight silent channels at 192 kHz: density counts."""
@@ -729,6 +725,7 @@ def forget_visitors(page: object, folder: Folder, seconds: float = KEEP_SECONDS)
     for token in [*page.app.tokens][:-MAX_KEPT]:
         page.app.tokens.pop(token, None)
     LISTENERS.forget(seconds)
+    forget_files()
 
 
 # --- connections and logs -----------------------------------------------------------------------
@@ -746,7 +743,7 @@ class Connection(H11Protocol):
         self.timer = self.loop.call_later(STALLED_SECONDS, self.close_if_idle)
         self.every[self] = None
         if len(self.every) > self.most:
-            oldest = next((other for other in self.every if other.is_idle()), self)
+            oldest = next((other for other in self.every if other.is_idle()), self.find_crowd())
             del self.every[oldest]  # now, or others that come in this moment would end it again
             oldest.transport.abort()
 
@@ -757,6 +754,12 @@ class Connection(H11Protocol):
 
     def is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    def find_crowd(self) -> "Connection":
+        """The oldest connection of the address that has the most: streams are never idle."""
+        addresses = [(other.client or ("",))[0] for other in self.every]
+        [(most, _)] = Counter(addresses).most_common(1)
+        return next(other for other in self.every if (other.client or ("",))[0] == most)
 
     def close_if_idle(self) -> None:
         if self.is_idle() and self.seen is self.cycle:  # no request since the last look

@@ -30,6 +30,7 @@ function load(file) {
   const path = JSON.parse(audio.dataset.paths)[file];
   const root = window.gradio_config?.root ?? "";
   audio.dataset.file = file;
+  element.querySelector(".unplayable").hidden = true; // perhaps another's
   audio.src = `${root}/gradio_api/file=${encodeURI(path).replaceAll("#", "%23").replaceAll("?", "%3F")}`;
 }
 

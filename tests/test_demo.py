@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -197,6 +198,36 @@ def test_each_clip_knows_its_file_and_start(loaded, files, tmp_path):
         "003_clip_12",
         "003_clip_8",
     ]
+
+
+def test_a_clip_after_silence_knows_its_start_whatever_its_name(loaded, tmp_path):
+    samples = np.random.default_rng(0).normal(size=16 * 8000) / 10
+    samples[:68_000] = 0
+    soundfile.write(path := tmp_path / "S1_clip_0.wav", samples, 8000)
+    rows, places = demo.classify(loaded, [path], demo.plan_work([path], loaded[0][1]))
+    assert rows[0].clip == "S1_clip_0" and places == [(0, 8.0)]
+    [clip], _, _ = predict.read_input(path, loaded[0][1])
+    assert np.abs(demo.read_window(path, 8.0, loaded[0][1]) - clip).max() < 1e-4
+
+
+def test_few_long_recordings_are_in_memory_at_once(loaded, files, monkeypatch):
+    def classify(path):
+        return demo.classify(loaded, [path], demo.plan_work([path], loaded[0][1]))[0]
+
+    monkeypatch.setattr(page_server, "LONG_SECONDS", 15)
+    monkeypatch.setattr(page_server, "LONG", place := threading.BoundedSemaphore(1))
+    assert len(classify(files / "003.wav")) == 4 and place.acquire(blocking=False)
+    with pytest.raises(predict.InputError, match="busy with other long recordings"):
+        classify(files / "003.wav")
+    assert len(classify(files / "001_clip_0.npy")) == 2  # a short one
+    place.release()
+    assert len(classify(files / "003.wav")) == 4 and place.acquire(blocking=False)
+
+
+def test_an_answer_that_nobody_waits_for_is_an_error(loaded, files, monkeypatch):
+    monkeypatch.setattr(page_server, "watch_caller", lambda: lambda: True)
+    with pytest.raises(demo.gr.Error, match="fetch it within 30 s of the call"):
+        demo.answer({"Both": loaded}, [str(files / "003.wav")], "Both")
 
 
 def test_work_that_nobody_waits_for_stops(loaded, files):
@@ -404,8 +435,14 @@ def test_senseless_calls_get_an_error_without_a_traceback(server, data):
 
 def test_a_thousand_files_are_refused(server, files):
     [path] = upload(server.url, [files / "001_clip_0.npy"])
-    event, data = call(server.url, "classify", [file_data(path)] * 1000, "Both")
-    assert event == "error" and "1000 files" in data["error"] and "at most 256" in data["error"]
+    data = {"data": [[file_data(path)] * 1000, "Both"]}
+    answer = httpx.post(f"{server.url}/gradio_api/call/classify", json=data)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "1000 files, expected at most 256 at once."
+    before = len([*server.temp.rglob("*")])
+    copies = [files / "001_clip_0.npy", files / "001_clip_8.npy", files / "002_clip_0.npy"]
+    assert classify(server.url, upload(server.url, copies))["rows"]
+    assert len([*server.temp.rglob("*")]) <= before + 2 * len(copies)  # a folder each, no more
 
 
 def stored(server):

@@ -73,6 +73,7 @@ def test_space_is_published_then_left_alone_then_updated(hub, to_hub, tmp_path):
     allowed = r"(speech/)?\w+\.py|speech/\w+\.(css|js)|examples/[\w-]+\.(npy|wav|png|safetensors)"
     others = {".gitattributes", "LICENSE", "README.md", "requirements.txt"}
     assert others == {name for name in files if not re.fullmatch(allowed, name)}
+    assert {path.name for path in ROOT.glob("*.py")} <= files.keys()  # a script imports another
     for name in files.keys() - {"README.md", "requirements.txt", "app.py", ".gitattributes"}:
         assert files[name] == (ROOT / name).read_bytes()
     assert b"\napp_file: app.py\n" in files["README.md"]

@@ -284,6 +284,19 @@ def test_what_is_no_json_object_goes_no_further(ask, body, status):
     assert ask("POST", "/gradio_api/call/x", content=body)[0] == status
 
 
+def test_no_more_is_kept_for_a_session_than_a_page_sends(ask):
+    file = {"path": "/x/" + "a" * 255, "meta": {"_type": "gradio.FileData"}}
+    for data, status in (
+        ([[file] * 256, "Both"], 200),
+        ([[file] * 257, "Both"], 422),
+        ([[file], "a" * 9000], 422),
+        ([[file], {"a": ["b" * 9000]}], 422),
+        ([[{"path": "a" * 9000}], "Both"], 422),
+        ({"a": 1}, 200),
+    ):
+        assert ask("POST", "/gradio_api/call/x", json={"data": data})[0] == status
+
+
 LONG = "a" * 60_000
 
 
@@ -349,13 +362,11 @@ def test_a_long_job_holds_up_a_short_one_by_one_turn():
     turns, ends, began = server.Turns(), {}, threading.Event()
 
     def work(name, steps):
-        def items():
-            for _ in range(steps):
+        turn = turns.join()
+        for _ in range(steps):
+            with turn:
                 began.set()
                 time.sleep(0.02)
-                yield
-
-        list(server.take_turns(items(), turns=turns))
         ends[name] = time.monotonic()
 
     with ThreadPoolExecutor(9) as pool:
@@ -423,20 +434,23 @@ def test_a_step_that_takes_long_is_not_waited_for_by_a_short_job(monkeypatch):
 
 
 def test_a_job_stops_when_whoever_asked_has_gone(monkeypatch):
-    listeners, done = server.Listeners(), []
+    listeners = server.Listeners()
     with listeners.listening("a"):
         has_gone = listeners.watch("a")
         assert not has_gone()
-    for n in server.take_turns(range(9), lambda: len(done) > 2 and has_gone()):
-        done.append(n)
-    assert done == [0, 1, 2]
+    assert has_gone()
     later = listeners.watch("a")  # the next job of the same visitor, who is about to listen
     assert not later()
     monkeypatch.setattr(server, "UNHEARD_SECONDS", -1.0)
     assert later() and not listeners.watch(None)()
+    monkeypatch.setattr(server, "MAX_LEFT", 2)
+    for session in "abcda":  # strangers can bring any number of sessions
+        with listeners.listening(session):
+            pass
+    assert [*listeners.left] == ["d", "a"]
 
 
-def test_the_sound_of_one_request_is_bounded_and_no_file_counts_twice(tmp_path):
+def test_the_sound_of_one_request_is_bounded_and_no_file_counts_twice(tmp_path, monkeypatch):
     for name, seconds in (("a", 60), ("b", 50)):
         soundfile.write(tmp_path / f"{name}.flac", np.zeros(seconds * 8000), 8000)
     a, b = tmp_path / "a.flac", tmp_path / "b.flac"
@@ -446,6 +460,9 @@ def test_the_sound_of_one_request_is_bounded_and_no_file_counts_twice(tmp_path):
         server.check_sources([a, b], 100)
     with pytest.raises(InputError, match="a.flac is listed 2 times"):
         server.check_sources([a, b, tmp_path / "." / "a.flac"])
+    monkeypatch.setattr(server, "LOOK_SECONDS", -1.0)  # many files that stall their decoders
+    with pytest.raises(InputError, match="to look at 2 files takes too long"):
+        server.check_sources([a, b])
     budget = server.Budget(10)
     budget.spend(10)
     with pytest.raises(InputError):  # a header may lie: while decoding, again
@@ -742,6 +759,18 @@ def test_300_idle_connections_at_256_files_neither_fill_the_log_nor_the_page(sma
     for connection in idle:
         connection.close()
     assert len((small.temp.parent / "stderr").read_text()) < 20_000
+
+
+def test_streams_that_never_end_lock_nobody_out(small):
+    port, streams = int(small.url.rpartition(":")[2]), []
+    for number in range(300):
+        streams.append(socket.create_connection(("127.0.0.1", port)))
+        path = f"/gradio_api/heartbeat/s{number}"
+        streams[-1].sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    for _ in range(5):
+        assert httpx.get(f"{small.url}/config", timeout=30).status_code == 200
+    for stream in streams:
+        stream.close()
 
 
 def test_after_a_kill_the_next_start_leaves_nothing_of_the_last(small, files):
