@@ -1,6 +1,6 @@
 """Which changes of a recipe help people never heard: candidates beside today's recipe.
 
-    python benchmarks/recipes.py runs lstm ravdess12=FOLDER nemo5=FOLDER --only "recipe,gains"
+    python benchmarks/recipes.py runs lstm ravdess12=FOLDER nemo5=FOLDER --only recipe gains
 
 A FOLDER has Spectrograms/ and dataset.csv. Each candidate is trained on folds of people of every
 corpus, with several seeds, and what the first seed trained is asked about the other corpora too.
@@ -30,11 +30,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import common
-from common import AUGMENTATIONS, SpectrogramDataset, Training
+from common import AUGMENTATIONS, SpectrogramDataset, Training, list_models
 from experiment import load_dataset, parse_training, plan_splits
 from members import make_training
 from report import compare_pair
-from speech.cli import Parser, at_least, map_processes, run, write_atomically
+from speech.cli import InputError, Parser, at_least, map_processes, run, write_atomically
 from speech.report import format_score, score_predictions
 
 FEW = 6  # people: a corpus of so few leaves one out at a time, others are cut into 6 folds
@@ -247,15 +247,17 @@ def main() -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", type=Path, help="folder of the results")
-    add("model", help="cnn or lstm")
+    add("model", choices=list_models())
     add("corpora", metavar="NAME=FOLDER", nargs="+")
-    add("--only", metavar="NAMES", default=",".join(CANDIDATES), help="candidates, with commas")
+    add("--only", nargs="+", choices=CANDIDATES, default=[*CANDIDATES], help="candidates")
     add("--seeds", metavar="N", type=at_least(1), default=3, help="of each candidate")
     add("--jobs", metavar="N", type=at_least(1), default=2, help="processes, on one core each")
     args = parser.parse_args()
-    folders = dict(pair.split("=", 1) for pair in args.corpora)
+    folders = dict(pair.partition("=")[::2] for pair in args.corpora)
+    if not all(folders.values()):
+        raise InputError(f"{' '.join(args.corpora)}: expected NAME=FOLDER of each corpus")
     planned = {}
-    for candidate, corpus, seed in product(args.only.split(","), folders, range(args.seeds)):
+    for candidate, corpus, seed in product(args.only, folders, range(args.seeds)):
         unit = Unit(args.model, candidate, corpus, seed, 0, folders, args.runs)
         folds = range(len(read_corpus(unit, corpus)[2]))
         planned.setdefault(candidate, []).extend(unit._replace(fold=fold) for fold in folds)

@@ -217,7 +217,8 @@ def ask_for_long_work(http, rng, wait=True):
         return str(posted.status_code)
     address = f"{API}/call/listen/{posted.json()['event_id']}"
     if wait:
-        return re.findall(r"event: (\w+)", http.get(address).text)[-1]
+        text = http.get(address).text
+        return "503" if "busy with other long" in text else re.findall(r"event: (\w+)", text)[-1]
     with (
         contextlib.suppress(httpx.TimeoutException),
         http.stream("GET", address, timeout=1) as answer,
