@@ -277,7 +277,7 @@ def format_scores(*tables: Scores) -> list[tuple[str, list[str]]]:
 def format_row(title: str, cells: list[str]) -> str:
     """A line of a table. Labels decide what is undefined: one cell says it for those after it."""
     cells = cells[: cells.index(UNDEFINED) + 1] if UNDEFINED in cells else cells
-    return (f"{title:<19}" + "".join(f"{text:<20}" for text in cells)).rstrip()
+    return (f"{title:<19}" + "".join(f"{text:<19} " for text in cells)).rstrip()
 
 
 def format_group(title: str, group: dict) -> list[str]:
