@@ -218,7 +218,7 @@ def is_surplus(trial: Trial, target: int) -> bool:
 
 
 class Storage(RDBStorage):
-    """Optuna's, of which two processes may claim one waiting trial where it is a SQLite file."""
+    """Of Optuna's own two processes can claim one waiting trial, where it is a SQLite file."""
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
