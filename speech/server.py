@@ -743,7 +743,8 @@ class Connection(H11Protocol):
         self.timer = self.loop.call_later(STALLED_SECONDS, self.close_if_idle)
         self.every[self] = None
         if len(self.every) > self.most:
-            oldest = next((other for other in self.every if other.is_idle()), self.find_crowd())
+            idle = (other for other in self.every if other is not self and other.is_idle())
+            oldest = next(idle, None) or self.find_crowd()
             del self.every[oldest]  # now, or others that come in this moment would end it again
             oldest.transport.abort()
 
