@@ -48,15 +48,18 @@ from tqdm import tqdm
 class SpectrogramDataset(Dataset):
     """Clips read on demand: item i is (float32 tensor (M, T) in [0, 1], label)."""
 
-    def __init__(self, paths: Iterable[str], labels: Iterable[int]):
-        self.paths, self.labels = list(paths), list(labels)
+    def __init__(self, paths: Iterable[str], labels: Iterable[int], shape: tuple | None = None):
+        self.paths, self.labels, self.shape = list(paths), list(labels), shape
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         try:
-            return torch.from_numpy(read_spectrogram(self.paths[index])), self.labels[index]
+            clip = read_spectrogram(self.paths[index])
+            if self.shape not in (None, clip.shape):  # it was replaced since it was checked
+                raise InputError(f"shape {clip.shape}, the others have {self.shape}")
+            return torch.from_numpy(clip), self.labels[index]
         except InputError as error:
             raise InputError(f"{self.paths[index]}: {error}") from error
 
@@ -353,7 +356,7 @@ SCHEDULES = {
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM, after the batch was finished and the checkpoint written."""
+    """An ending signal, after the batch was finished and the checkpoint written."""
 
 
 class Diverged(Exception):
@@ -575,7 +578,7 @@ class Training:
             on_epoch: called with each epoch's record.
 
         Raises:
-            Interrupted: after Ctrl-C or SIGTERM.
+            Interrupted: after a signal.
             Diverged: in the first epoch; in a later one the best epoch so far is kept.
         """
         with deferred_signals() as signals, saved_on_failure(lambda: save(self.state())) as due:
@@ -664,9 +667,8 @@ def save_weights(path: str | Path, model: nn.Module, metadata: dict) -> None:
         load_weights(temporary)
 
 
-def read_weights(path: str | Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The metadata and the tensors of a file, which may change afterwards: it is read once."""
-    content = read_file(path)
+def parse_weights(content: bytes) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The metadata and the tensors of a file."""
     length = int.from_bytes(content[:8], "little")
     tensors = safetensors.torch.load(content)  # checks the header
     header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
@@ -699,8 +701,11 @@ def take_familiarity(tensors: dict[str, torch.Tensor], n_mels: int) -> Familiari
     return known or None
 
 
-def load_weights(path: str | Path) -> tuple[nn.Module, dict]:
-    """Rebuilds a model from a file of save_weights.
+def load_weights(path: str | Path, content: bytes | None = None) -> tuple[nn.Module, dict]:
+    """Rebuilds a model from a file of save_weights, which is read once: it may change afterwards.
+
+    Args:
+        content: of the file, if it has been read.
 
     Returns:
         The model in eval mode (Members if the file holds several), and the metadata: model,
@@ -712,7 +717,7 @@ def load_weights(path: str | Path) -> tuple[nn.Module, dict]:
         InputError: no such file, not one of ours, or damaged.
     """
     try:
-        metadata, tensors = read_weights(path)
+        metadata, tensors = parse_weights(read_file(path) if content is None else content)
         metadata = check_metadata(metadata)
         metadata[FAMILIARITY] = take_familiarity(tensors, metadata["shape"][0])
         return rebuild(metadata, tensors), metadata

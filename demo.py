@@ -17,7 +17,7 @@ import socket
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date
 from functools import partial
@@ -30,11 +30,9 @@ from speech import server
 # PyTorch reads it while it is imported: large tensors in huge pages, which the system clears
 # faster, and which go back to it at once, as with reuse_freed_memory they would not.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-# Gradio reads these while it is imported: no analytics, uploads where they can be swept away, and
-# no launch() that waits for Ctrl-C by itself.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ.pop("GRADIO_DEBUG", None)
+# Gradio reads these while it is imported: uploads where they can be swept away, and no analytics.
 os.environ["GRADIO_TEMP_DIR"] = str((UPLOADS := server.open_folder()).path)
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 if not os.access(os.path.expanduser("~"), os.W_OK):  # a container's user: caches go with us
     for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
         os.environ.setdefault(name, str(UPLOADS.path / ".cache"))
@@ -68,7 +66,7 @@ from speech.device import keep_little_memory
 from speech.familiarity import fill
 from speech.labelled import draw_scores, match_labels
 from speech.report import THRESHOLD
-from speech.server import KEEP_SECONDS, MAX_FILES, MAX_UPLOAD_BYTES
+from speech.server import KEEP_SECONDS, MAX_FILES, MAX_UPLOAD_BYTES, SWEPT
 from speech.timeline import Session, draw_clip, draw_timeline, embed, find_ticks, is_clip
 from speech.verdict import ERROR, NO_VERDICT, Row, clamp
 
@@ -80,6 +78,7 @@ from pydantic import model_validator
 gr.File._process_single_file = lambda _, file: file.path  # Gradio's leaves an empty file each
 
 EXAMPLES = Path(__file__).parent / "examples"
+MAX_LABELS_BYTES = 2**20  # 30,000 rows, of which 256 files need few
 POLL_SECONDS = 0.25  # between two looks at the work: short ones end without showing progress
 
 Source = str | list[str] | None  # what a visitor chose: a recording, clips, or nothing
@@ -88,7 +87,6 @@ Choices = dict[str, predict.Models]  # by the names that the page offers
 TITLE = "Depression detection from speech"
 KINDS = "Clips (.npy) or recordings (WAV, FLAC, MP3, M4A, OGG, WebM and others)"
 SMALLER = "save recordings as FLAC or MP3, or at 16 kHz mono"
-SWEPT = f"deleted after {KEEP_SECONDS // 60} minutes: choose it again"
 PRIVACY = f"Used for the answer alone; deleted here after {KEEP_SECONDS // 60} minutes."
 RELAY = "Through a gradio.live link files pass Gradio's relay."
 HOURS = f"{server.MAX_SOUND_SECONDS // 3600} hours of sound"
@@ -103,8 +101,10 @@ EXAMPLE_INPUTS = {  # made by synthetic.py, so their labels are known
     "Four voices (.npy)": [f"S{n:03}_clip_0.npy" for n in (4, 14, 17, 20)],
 }
 
-NO_MICROPHONE = "No microphone is found, or this address may not use one (it takes https or "
-NO_MICROPHONE += "localhost): record elsewhere and choose the file under Files."
+NO_MICROPHONE = "No microphone is found, or your browser keeps it from this page (it takes https "
+NO_MICROPHONE += "or localhost, and your leave): record elsewhere and choose the file under Files."
+REFUSED = f"The page did not take it: it takes {MOST}. Files are {SWEPT.replace('it', 'them')}. "
+REFUSED += "If neither is the reason, it is busy: try again in a minute."
 
 
 # --- prediction ---------------------------------------------------------------------------------
@@ -117,12 +117,10 @@ class Stopped(Exception):
 class Work:
     """What a visitor waits for: how far it is, and whether they still do."""
 
-    def __init__(
-        self, clips: int, seconds: float | None, has_gone: Callable[[], bool] = lambda: False
-    ):
+    def __init__(self, clips: int, seconds: float | None):
         self.clips, self.seconds = clips, seconds  # in all; of a clip, None: there is no sound
         self.read = self.predicted = 0
-        self.stopped, self.has_gone = threading.Event(), has_gone
+        self.stopped, self.has_gone = threading.Event(), server.watch_caller()
         self.turn = server.TURNS.join()  # a long job lets short ones on
         self.budget = server.Budget()  # of what is decoded; once it is spent, no tick passes
         self.density = 0  # of what is being decoded
@@ -183,13 +181,16 @@ def describe_excess(files: int, size: int) -> str:
     return f"{files} file{'s' if files > 1 else ''}, {size >> 20} MB; {MOST}: {SMALLER}"
 
 
-def check_upload(source: Source) -> list[Path]:
+def check_upload(source: Source, labels: str | None = None) -> list[Path]:
     """The files that one visitor chose; the amount is bounded, for others wait."""
-    paths = list_paths(source)
+    paths, tables = list_paths(source), list_paths(labels)
     if not paths:
         raise InputError("Choose a file first, or click an example.")
-    if gone := [path.name for path in paths if not path.exists()]:
+    if gone := [path.name for path in paths + tables if not path.exists()]:
         raise InputError(f"{gone[0]}: {SWEPT}")
+    if large := [path.name for path in tables if path.stat().st_size > MAX_LABELS_BYTES]:
+        most = f"{MAX_LABELS_BYTES >> 20} MB"
+        raise InputError(f"{large[0]}: over {most}, expected a row per clip with id and label")
     size = sum(path.stat().st_size for path in paths)
     if len(paths) > MAX_FILES or size > MAX_UPLOAD_BYTES:
         raise InputError(describe_excess(len(paths), size))
@@ -275,7 +276,7 @@ def answer(choices: Choices, source: Source, model: str) -> dict:
     """What both endpoints do."""
     try:
         paths, models = check_upload(source), choices[model]
-        rows, places = classify(models, paths, Work(len(paths), None, server.watch_caller()))
+        rows, places = classify(models, paths, Work(len(paths), None))
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from error
     except Stopped as error:
@@ -350,14 +351,20 @@ def show_result(
     choices: Choices, model: str, paths: list[Path], labels: str | None, answer: tuple
 ) -> tuple:
     (rows, places), models = answer, choices[model]
-    scores = score_labels(rows, labels, models)
+    with server.TURNS.join():
+        scores = score_labels(rows, labels, models)
     rows = name_clips(rows)
     facts, clips = list_facts(choices, model), [row for row in rows if row.clip]
     good = [i for i, row in enumerate(clips) if row.verdict != ERROR]
-    session = Session(paths, model, [clips[i] for i in good], [places[i] for i in good])
+    table = tabulate(rows, places, model, describe_notice(facts))
+    shown = [clips[i] for i in good], [places[i] for i in good], write_csv(table, paths)
+    session = Session(paths, model, *shown)
     sound = models[0][1]["preprocessing"]["sound"] or SETTINGS
     times, common = draw_timeline(session, sound["clip_seconds"]), describe_notes(session.clips)
-    table = tabulate(rows, places, model, describe_notice(facts))
+    for i, row in enumerate(rows):
+        if row.verdict == ERROR:
+            suffix = show_controls(paths[places[i][0]].suffix)
+            rows[i] = row._replace(clip=row.clip + suffix)
     return (
         *format_result(facts, rows, len(paths)),
         gr.update(visible=False),
@@ -366,7 +373,7 @@ def show_result(
         gr.update(value=times, visible=bool(times)),
         gr.update(value=f"<p class=hint>{escape(common)}</p>", visible=bool(common)),
         gr.update(value=list_clips(session.clips, common), visible=len(good) > 1),
-        write_csv(table, paths),
+        session.csv,
         session,
         0 if good else None,
         gr.skip(),
@@ -377,7 +384,7 @@ def run_work(choices: Choices, source: Source, labels: str | None, model: str) -
     """Yields the page's states: working, then a result or an error. Closed, it ends the work."""
     work = None
     try:
-        paths, models = check_upload(source), choices[model]
+        paths, models = check_upload(source, labels), choices[model]
         work = plan_work(paths, models[0][1])
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(classify, models, paths, work)
@@ -389,6 +396,8 @@ def run_work(choices: Choices, source: Source, labels: str | None, model: str) -
         yield show_result(choices, model, paths, labels, future.result())
     except InputError as error:
         yield show(draw_failure(str(error)))
+    except Stopped:  # nobody is there to see it
+        yield show(STOPPED)
     except Exception:  # a visitor never reads a bare "Error"; the reason is on stderr
         server.log_failure()
         yield show(draw_failure("Something failed on the server; it is noted there. Try again."))
@@ -399,46 +408,62 @@ def show_excess(event: gr.EventData) -> tuple:
     return show(draw_failure(describe_excess(*event.index)))
 
 
-def show_lost(shown: Card | None, *chosen: list[Path] | None) -> tuple:
+def show_lost(number: int, shown: Card | int, *chosen: list[Path] | None) -> tuple | dict:
     """Gradio refused what was chosen before we saw it, or the work was stopped.
 
     Args:
-        shown: the card of what stopped it, over which progress may have been written.
+        number: of the button whose work it was.
+        shown: the card of what stopped it, over which progress may have been written, or the number
+            of the button that was pressed last.
     """
+    if not isinstance(shown, int):
+        return show(shown)
+    if shown != number:
+        return gr.skip()  # the newer work has the card
     gone = [path.name for paths in chosen for path in paths or [] if not path.exists()]
-    return show(draw_failure(f"{gone[0]}: {SWEPT}") if gone else shown or EMPTY)
+    return show(draw_failure(f"{gone[0]}: {SWEPT}" if gone else REFUSED))
 
 
 def show_change(session: Session | None, *chosen: list[Path] | None) -> tuple:
     """The card after a change of what is chosen, or of how it is classified."""
-    return show(STALE if session else READY if any(chosen) else EMPTY)
+    return show((STALE if session else READY) if any(chosen) else EMPTY)
 
 
 def show_clip(
     choices: Choices, session: Session | None, number: int | None, explained: bool
 ) -> str:
     """Reads one clip again: nobody's sound is kept in memory."""
-    if session is None or number is None or not 0 <= number < len(session.clips):
+    if session is None:
+        return f"<p>{SWEPT.capitalize()}.</p>"
+    if number is None or not 0 <= number < len(session.clips):
         return ""
     models, (file, start) = choices[session.model], session.places[number]
-    try:
-        clip = read_window(session.paths[file], start, models[0][1])
-    except InputError as error:
-        return f"<p>{escape(str(error))}</p>"
     with server.TURNS.join() as turn:
+        try:
+            clip = read_window(session.paths[file], start, models[0][1])
+        except InputError as error:
+            return f"<p>{escape(str(error))}</p>"
         moved = predict.explain(models, clip, lambda *_: turn.rest()) if explained else None
     sound = models[0][1]["preprocessing"]["sound"]
     return draw_clip(session.clips[number].clip, clip, find_ticks(clip.shape, sound), moved)
 
 
-def choose_bar(event: gr.EventData) -> int:
-    return event.index
+def choose_bar(session: Session | None, event: gr.EventData) -> int | None:
+    """The clip that a visitor says the bar is of; it is kept, so nothing else may be."""
+    clips = range(len(session.clips)) if session else ()
+    return event.index if type(event.index) is int and event.index in clips else None
 
 
 def choose_row(session: Session, event: gr.SelectData) -> int | None:
     """Which clip a row of the table is, however it is sorted."""
     names = [row.clip for row in session.clips] if session else []
     return names.index(event.row_value[0]) if event.row_value[0] in names else None
+
+
+def show_download(session: Session | None) -> tuple | dict:
+    """The browser itself says only that there is no such file."""
+    kept = session and Path(session.csv).exists()
+    return gr.skip() if kept else show(draw_failure(f"{SWEPT.capitalize()}."))
 
 
 def count_files(files: Source) -> str:
@@ -474,7 +499,9 @@ def build_inputs(names: list[str], shared: bool) -> dict:
             data = (
                 f'data-accept="{ACCEPT}" data-files="{MAX_FILES}" data-bytes="{MAX_UPLOAD_BYTES}"'
             )
-            limits = gr.HTML(f'<p class="hint" {data}>{LIMITS}</p>', js_on_load=look.INPUTS_JS)
+            more = '<button type="button" id="more" hidden>Add files</button>'
+            limits = f'{more}<p class="hint" {data}>{LIMITS}</p>'
+            limits = gr.HTML(limits, js_on_load=look.INPUTS_JS)
             with gr.Accordion("I have labels (dataset.csv)", open=False, elem_id="labelled"):
                 labels = gr.File(label="dataset.csv: id,label", height=110, elem_id="labels")
             classify = gr.Button(
@@ -506,10 +533,8 @@ def build_card() -> tuple:
         verdict = gr.HTML(word, elem_id="verdict", js_on_load=look.SCROLL_JS)
         facts = gr.HTML(text, elem_id="facts")
         stop = gr.Button("Stop", visible=False, elem_id="stop")
-        translate = gr.I18n()
-        with gr.Column(elem_id="notice"):
-            gr.Markdown(translate(words.find_key("notice")), elem_id="diagnosis")
-            gr.Markdown(translate(words.find_key("help")))
+        notice = f'<p id="diagnosis">{words.mark("notice")}</p><p>{words.mark("help")}</p>'
+        gr.HTML(notice, elem_id="notice", js_on_load=look.WORDS_JS)
     return verdict, facts, stop
 
 
@@ -535,13 +560,13 @@ def build_results() -> tuple:
 
 def build_about(choices: Choices) -> None:
     with gr.Accordion("About this model", open=False, elem_id="about"):
-        gr.Markdown(USE)
         for name, [(_, metadata), *others] in choices.items():
             if not others:
                 brief, rest = describe_weights(name, metadata)
                 gr.Markdown(brief)
                 with gr.Accordion(f"More about {name}", open=False):
                     gr.Markdown(rest)
+        gr.Markdown(USE)
 
 
 def connect_inputs(parts: dict, outputs: list, running: list) -> None:
@@ -557,8 +582,10 @@ def connect_inputs(parts: dict, outputs: list, running: list) -> None:
 
     for part, kept in parts["kept"].items():
         part.change(list_paths, part, kept, **inner)
+    ready = parts["classify"], parts["counted"]
     for event in (files.upload, files.delete, files.clear):
-        event(choose, [files, session], [*outputs, parts["classify"], parts["counted"]], **ends)
+        chose = event(choose, [files, session], [*outputs, *ready], **ends)
+        chose.failure(lambda: show(draw_failure(REFUSED)), None, outputs, **inner)
     changes = [parts["model"].input, labels.upload, labels.clear]
     gr.on(changes, show_change, [session, *chosen], outputs, **ends)
     parts["limits"].select(show_excess, None, outputs, **inner)
@@ -630,25 +657,29 @@ def build_page(choices: Choices, shared: bool) -> gr.Blocks:
         outputs = [verdict, facts, stop, results, scores, times, common, table, download]
         outputs += [session, number, shown]
         drawn = {"fn": draw, "inputs": [session, number, explained], "outputs": picture, **inner}
-        running = []
-        chosen = [parts["labels"], parts["model"]]
+        running, chosen = [], [parts["labels"], parts["model"]]
+        quick = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         runs = [
             (parts["classify"], run_work, [parts["files"], *chosen]),
             (parts["listen"], run_work, [parts["sound"], *chosen]),
             *((button, partial(run_example, paths), chosen) for button, paths in parts["examples"]),
         ]
         for button, work, inputs in runs:
-            event = button.click(partial(work, choices), inputs, outputs, **inner)
+            pressed = button.click(partial(int, len(running)), None, shown, **quick)
+            event = pressed.then(partial(work, choices), inputs, outputs, **inner)
             kept = [kept for part, kept in parts["kept"].items() if part in inputs]
-            event.failure(show_lost, [shown, *kept], outputs, **inner)
-            event.success(**drawn)
+            lost = partial(show_lost, len(running))
+            event.failure(lost, [shown, *kept], outputs, **quick)
+            event.success(**drawn | {"fn": lambda session, *more: session and draw(session, *more)})
             running.append(event)
-        stopped = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        stop.click(lambda: show(STOPPED), None, outputs, cancels=running, **stopped)
+        for (button, *_), event in zip(runs, running, strict=True):  # new work ends the others'
+            button.click(None, cancels=[other for other in running if other != event], **quick)
+        stop.click(lambda: show(STOPPED), None, outputs, cancels=running, **quick)
         connect_inputs(parts, outputs, running)
-        times.select(choose_bar, None, number, **stopped).then(**drawn)
-        table.select(choose_row, session, number, **stopped).then(**drawn)
+        times.select(choose_bar, session, number, **quick).then(**drawn)
+        table.select(choose_row, session, number, **quick).then(**drawn)
         explained.input(**drawn)
+        download.click(show_download, session, outputs, **quick)
         connect_api(choices, parts)
     return page
 
@@ -663,12 +694,14 @@ def run_example(
 # --- server -------------------------------------------------------------------------------------
 
 
-def environment_port() -> int | None:
-    text = os.environ.get("GRADIO_SERVER_PORT")
+def read_number(name: str) -> int | None:
+    """A variable's number; None if it is empty, and then it is removed: Gradio cannot read it."""
+    if not (text := os.environ.get(name)):
+        os.environ.pop(name, None)
     try:
         return at_least(1, below=65_536)(text) if text else None
     except argparse.ArgumentTypeError as error:
-        raise InputError(f"GRADIO_SERVER_PORT: {error}") from error
+        raise InputError(f"{name}: {error}") from error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -682,8 +715,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--no-share", action="store_true", help="do not ask Gradio for a public link")
     add("--password", metavar="WORD", help="closes the page; default: DEMO_PASSWORD's value")
     args = parser.parse_args()
-    args.host = args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    args.port = args.port or environment_port()
+    named = os.environ.pop("GRADIO_SERVER_NAME", "")  # or Gradio, which looks for a port by IPv4
+    args.host = (args.host or named or "127.0.0.1").strip("[]")  # of an IPv6 address
+    args.port = args.port or read_number("GRADIO_SERVER_PORT")
+    read_number("GRADIO_NUM_PORTS")  # Gradio reads it again
     args.password = server.read_password(args.password)
     check_address(args.host, args.port)
     return args
@@ -721,12 +756,9 @@ def main() -> int:
     share = not args.no_share and "SPACE_ID" not in os.environ
     page = build_page(choices, share)
     try:
-        where = args.host, args.port, share, args.password
-        style = {
-            "theme": look.THEME,
-            "css_paths": look.CSS,
-            "i18n": gr.I18n(**words.translations()),
-        }
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        where = host, args.port, share, args.password
+        style = {"theme": look.THEME, "css_paths": look.CSS}
         print(server.start(page, UPLOADS, *where, **style), flush=True)
     except OSError as error:
         if "empty port" not in str(error):  # Gradio's words, once it has tried a hundred

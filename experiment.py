@@ -5,7 +5,6 @@ Shapes: M mel bins, T frames, N clips.
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from speech.cli import (
     check_format,
     check_regular,
     check_writable,
+    deferred_signals,
     locked,
     optional,
     print0,
@@ -230,12 +230,11 @@ def load_dataset(args: argparse.Namespace) -> Corpus:
     """
     folder, labels = find_data(args)
     frame, notes = read_labels(labels, ask_who=args.split == "participant")
-    sha256 = hashlib.sha256(read_file(labels)).hexdigest()
     clips = check_clips(frame, folder)
     for note in notes + clips.notes:
-        print0("note:", note)
+        print0(f"note: {note}")
     known = read_dataset_json(labels, clips.shape)
-    return Corpus(clips=clips, labels=labels, sha256=sha256, **known)
+    return Corpus(clips=clips, labels=labels, sha256=frame.attrs["sha256"], **known)
 
 
 def plan_splits(args: argparse.Namespace, frame: pd.DataFrame) -> list[dict]:
@@ -432,7 +431,7 @@ def write_report(
     title = f"{args.model.upper()}, {where.replace('_', ' ')}"
     if data.synthetic:
         title += ", SYNTHETIC VOICES: says nothing about people"
-    print0(f"\n{report.format_summary(title, table, table['linear'])}\n")
+    print0("", *report.format_summary(title, table, table["linear"]).split("\n"), "")
     curves = [training for one in results for training in one["trainings"]]
     runs = {
         "history": [one["trainings"][0][0] for one in results],  # of the first member
@@ -470,7 +469,42 @@ def save_model(
     save_weights(args.weights, Members(models) if len(models) > 1 else models[0], metadata)
 
 
-def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> None:
+def write_results(
+    args: argparse.Namespace,
+    build: Build,
+    arguments: dict,
+    corpus: Corpus,
+    data: DataSummary,
+    units: list[Unit],
+) -> None:
+    """Scores what was trained, and writes weights and report; then no checkpoint is needed."""
+    frame = corpus.clips.frame
+    people = frame["participant"].to_numpy(str)
+    folds = [units[k : k + args.members] for k in range(0, len(units), args.members)]
+    temperatures = fit_temperatures(folds, np.array(units[0].dataset.labels))
+    found = [
+        combine_members(fold, temperature, people)
+        for fold, temperature in zip(folds, temperatures, strict=True)
+    ]
+    results = [result for result, _ in found]
+    predictions = collect_predictions(frame, [fold[0].split for fold in folds], results)
+    table = summarize_run(predictions, bool(args.folds))
+    if not args.folds:  # the weights come first: a failing picture must not lose them
+        facts = results[0]["temperature"], corpus.sound, dataclasses.asdict(data), table
+        metadata = make_metadata(args.model, arguments, *facts, members=args.members)
+        metadata["familiarity"] = found[0][1]
+        if not found[0][1]:
+            print0("too few clips or people to recognise unfamiliar clips later")
+        save_model(args, build, corpus, units, metadata)
+    write_report(args, data, predictions, table, results)
+    written = f"wrote {Path(args.weights).with_suffix('')}.json and .png"
+    print0(f"{written}, no weights" if args.folds else f"{written}, {args.weights}")
+    for unit in units:
+        unit.checkpoint.path.unlink(missing_ok=True)
+
+
+def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> list[int]:
+    """Reads, trains and writes -> the signals that came while it wrote."""
     device = pick_device(args.device)
     with joined_processes(device):
         corpus = load_dataset(args)
@@ -481,31 +515,10 @@ def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> None
         arguments = check_arguments(build(args, *clips.shape))
         units = plan_units(args, result_flags(args), defaults, build, clips, splits, device)
         train_all(units, count_jobs(args, len(units), device), defaults)
-        if RANK > 0:
-            return
-        people = clips.frame["participant"].to_numpy(str)
-        folds = [units[k : k + args.members] for k in range(0, len(units), args.members)]
-        temperatures = fit_temperatures(folds, np.array(units[0].dataset.labels))
-        found = [
-            combine_members(fold, temperature, people)
-            for fold, temperature in zip(folds, temperatures, strict=True)
-        ]
-        results = [result for result, _ in found]
-        predictions = collect_predictions(clips.frame, splits, results)
-        table = summarize_run(predictions, bool(args.folds))
-        path = Path(args.weights)
-        written = f"wrote {path.with_suffix('')}.json and .png"
-        if not args.folds:  # the weights come first: a failing picture must not lose them
-            facts = results[0]["temperature"], corpus.sound, dataclasses.asdict(data), table
-            metadata = make_metadata(args.model, arguments, *facts, members=args.members)
-            metadata["familiarity"] = found[0][1]
-            if not found[0][1]:
-                print0("too few clips or people to recognise unfamiliar clips later")
-            save_model(args, build, corpus, units, metadata)
-        write_report(args, data, predictions, table, results)
-        print0(f"{written}, no weights" if args.folds else f"{written}, {args.weights}")
-        for unit in units:
-            unit.checkpoint.path.unlink(missing_ok=True)
+        with deferred_signals() as signals:
+            if RANK == 0:
+                write_results(args, build, arguments, corpus, data, units)
+        return signals
 
 
 def check_arguments(model: SpectrogramModel) -> dict:
@@ -528,11 +541,12 @@ def train(parser: argparse.ArgumentParser, build: Build) -> int:
         check_regular(Path(args.weights).with_suffix(ending))
     try:
         with locked(args.weights) if RANK == 0 else nullcontext():
-            run_training(args, defaults, build)
+            signals = run_training(args, defaults, build)
     except Diverged as error:
         raise InputError(f"{error}: nothing is saved; a lower --lr helps") from error
     except Interrupted as error:
-        signum = error.args[0]
-        print0("\nStopped, nothing is lost: the same command with --resume goes on from here.")
-        return 128 + signum
-    return 0
+        print0("", "Stopped, nothing is lost: the same command with --resume goes on from here.")
+        return 128 + error.args[0]
+    if signals:
+        print0("Stopped after the last epoch: everything is written, nothing is left to do.")
+    return 128 + signals[0] if signals else 0

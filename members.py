@@ -114,7 +114,10 @@ def open_checkpoints(
     found = [path for path in paths if path.exists()]
     if not args.resume:
         if found:
-            print0(f"{found[0]} of an interrupted run is not used: --resume would go on from it")
+            print0(f"{found[0]} of an interrupted run is removed: --resume would go on from it")
+        # All of them: a later --resume must not find some of this run and some of another.
+        for path in found:
+            path.unlink(missing_ok=True)
         return checkpoints
     for checkpoint in checkpoints:
         checkpoint.load(defaults)
@@ -162,7 +165,7 @@ def plan_units(
         flags: those that the result depends on.
         defaults: of all flags.
     """
-    dataset = SpectrogramDataset(clips.frame["path"], clips.frame["label"])
+    dataset = SpectrogramDataset(clips.frame["path"], clips.frame["label"], clips.shape)
     pairs = list(product(range(len(splits)), range(args.members)))
     checkpoints = open_checkpoints(args, flags, defaults, clips.content, pairs)
     # On one thread each, however many --jobs there are: its number changes the last digits.
@@ -239,10 +242,22 @@ def train_unit(unit: Unit) -> dict | None:
         return training.history[-1]
 
 
+ended: list[BaseException] = []  # in a process that trains beside others: what ended a training
+
+
 def train_quietly(unit: Unit) -> dict | None:
-    """As train_unit, where the lines of several processes would be mixed."""
-    with redirect_stdout(None):
-        return train_unit(unit)
+    """As train_unit, where the lines of several processes would be mixed.
+
+    Once a training was ended this process begins no other, though some wait in its queue.
+    """
+    if ended:
+        raise Interrupted(signal.SIGTERM)
+    try:
+        with redirect_stdout(None):
+            return train_unit(unit)
+    except BaseException as error:
+        ended.append(error)
+        raise
 
 
 def count_jobs(args: argparse.Namespace, units: int, device: torch.device) -> int:
@@ -263,7 +278,7 @@ def available_memory() -> int:
     return sys.maxsize
 
 
-def end_children(_number: int) -> None:
+def end_children(_number: int = 0) -> None:
     """Asks the processes that train to save and end.
 
     A terminal sends Ctrl-C to all of them anyway, `kill` only to the one that is named; and where
@@ -278,7 +293,7 @@ def map_trainings(function: Callable, tasks: list, jobs: int) -> Iterator:
     """As map_processes; Interrupted after a signal, when every process has saved its state."""
     with deferred_signals(end_children) as received:
         try:
-            yield from map_processes(function, tasks, jobs)
+            yield from map_processes(function, tasks, jobs, on_error=end_children)
         except (InputError, Interrupted):  # the former if one had not begun to train
             if not received:
                 raise

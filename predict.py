@@ -21,8 +21,23 @@ from typing import NamedTuple
 
 from common import list_networks, load_weights, predict_logits
 from speech.audio import SETTINGS, SOUND, list_files, log_mel, read_sound
-from speech.cli import InputError, Parser, is_stream, open_for_writing, run, show_controls
-from speech.dataset import looks_linear, min_max, quote_formulas, read_labels, read_spectrogram
+from speech.cli import (
+    InputError,
+    Parser,
+    is_stream,
+    open_for_writing,
+    print_lines,
+    run,
+    show_controls,
+)
+from speech.dataset import (
+    looks_linear,
+    min_max,
+    quote_formulas,
+    read_labels,
+    read_shape,
+    read_spectrogram,
+)
 from speech.device import reuse_freed_memory, suit_threads
 from speech.familiarity import LEAST_SOUND, fill, score, share_of_sound
 from speech.hub import fetch
@@ -170,16 +185,17 @@ def read_recording(path: str | Path, rate: int, notes: list[str], tick: Tick) ->
     return samples
 
 
-def check_clip(array: np.ndarray, shape: tuple[int, int]) -> list[str]:
-    """Notes on a spectrogram that looks unlike log-mel; InputError if it is transposed.
+def check_bins(found: tuple[int, int], shape: tuple[int, int]) -> None:
+    """InputError, before it is read, if a spectrogram has not the training clips' bins.
 
     Args:
         shape: (M, T) of the training clips.
     """
-    if array.shape[0] != shape[0] and array.shape[1] == shape[0]:
-        expected = f"expected {shape} (mel bins, frames), found {array.shape}"
-        raise InputError(f"{expected}: transposed? Save its .T")
-    return [LINEAR] if looks_linear(array) else []
+    expected = f"expected clips of {shape} (mel bins, frames), found"
+    if found[0] != shape[0] and found[1] == shape[0]:
+        raise InputError(f"{expected} {found}: transposed? Save its .T")
+    if found[0] != shape[0]:
+        raise InputError(f"{expected} {(found[0], shape[1])}")
 
 
 def read_input(
@@ -201,10 +217,11 @@ def read_input(
     settings, notes = sound or SETTINGS, []
     rate = settings["sample_rate"]
     if isinstance(source, bytes) or Path(source).suffix.lower() == ".npy":
+        check_bins(read_shape(source), shape)
         array, length, make_clip = read_spectrogram(source), shape[1], min_max
         step = settings["hop_length"]  # samples from one column of `array` to the next
         per_second = rate / step if makes_shape(settings, shape) else None
-        notes += check_clip(array, shape)
+        notes += [LINEAR] if looks_linear(array) else []
     else:
         array, length, step = (
             read_recording(source, rate, notes, tick),
@@ -230,16 +247,19 @@ def read_input(
     return stack, np.array(list(clips)), "; ".join(filter(None, notes))
 
 
-def list_inputs(inputs: Iterable[Path]) -> list[Path]:
-    """The files named, and the clips and recordings in the folders named."""
-    paths = []
+def list_inputs(inputs: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """The files named, and the clips and recordings in the folders named; each once, and a note."""
+    once, count = {}, 0
     for source in inputs:
         files = [source] if source.is_file() else list_files(source).values()
         found = [path for path in files if path == source or READABLE.search(path.name)]
         if not found:
             raise InputError(f"{source}: no .npy and no recording there")
-        paths += found
-    return paths
+        count += len(found)
+        for path in found:
+            once.setdefault(path.resolve(), path)
+    repeated = f"{count - len(once)} files are named more than once, and read once"
+    return list(once.values()), [repeated] if count > len(once) else []
 
 
 # --- prediction ---------------------------------------------------------------------------------
@@ -492,10 +512,10 @@ def main() -> int:
     reuse_freed_memory()
     models = load_models(find_weights(args.weights))
     labels, notes = read_labels(args.labels) if args.labels else (None, [])
-    paths = list_inputs(args.inputs)
+    paths, repeats = list_inputs(args.inputs)
     # What is piped on is the table and nothing else.
-    tell = partial(print, file=sys.stderr if args.csv and is_stream(args.csv) else sys.stdout)
-    tell(notice(models), *(f"note: {note}" for note in notes), sep="\n", flush=True)
+    tell = partial(print_lines, file=sys.stderr if args.csv and is_stream(args.csv) else sys.stdout)
+    tell(notice(models), *(f"note: {note}" for note in notes + repeats))
     rows, bar = [], tqdm(paths, unit="file", disable=None)
     with open_output(args.csv, width=10 + max(len(path.stem) for path in paths)) as write:
         for row in predict(models, bar, args.uncertain, name_people(paths)):
@@ -505,7 +525,7 @@ def main() -> int:
     unread = f"; {bad} files could not be read" if bad else ""
     tell(f"{len(rows) - people - bad} clips of {people} participants{unread}")
     if labels is not None:
-        tell(score_against_labels(rows, labels, models, args.labels))
+        tell(*score_against_labels(rows, labels, models, args.labels).split("\n"))
     return 1 if bad else 0
 
 

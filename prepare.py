@@ -32,15 +32,15 @@ from speech.audio import (
     read_sound,
     write_dataset,
     write_info,
+    writing_dataset,
 )
 from speech.cli import (
     InputError,
     Parser,
     at_least,
-    check_writable,
     map_processes,
+    print_lines,
     run,
-    show_controls,
 )
 from speech.corpora import LAYOUTS, Findings, Session, account_for_sounds, read_corpus
 from speech.dataset import write_clip
@@ -123,15 +123,16 @@ def advise_length(sessions: list[Session], clip_seconds: int) -> str:
 
 
 def print_plan(sessions: list[Session], findings: Findings) -> None:
-    print(f"{'split':<6}{'people':>8}{'label 1':>9}{'sessions':>10}{'minutes':>9}{'clips':>8}")
+    heads = f"{'split':<6}{'people':>8}{'label 1':>9}{'sessions':>10}{'minutes':>9}{'clips':>8}"
+    print_lines(heads)
     for split in (*sorted({session.split for session in sessions} - {None}), "all"):
         part = [session for session in sessions if split in (session.split, "all")]
         people = len({session.participant for session in part})
         depressed = len({session.participant for session in part if session.label})
         minutes, clips = sum(s.seconds for s in part) / 60, sum(s.clips for s in part)
-        print(f"{split:<6}{people:>8}{depressed:>9}{len(part):>10}{minutes:>9.1f}{clips:>8}")
+        print_lines(f"{split:<6}{people:>8}{depressed:>9}{len(part):>10}{minutes:>9.1f}{clips:>8}")
     for line in findings.corrections:
-        print("corrected:", show_controls(line))
+        print_lines(f"corrected: {line}")
 
 
 # --- clips --------------------------------------------------------------------------------------
@@ -261,9 +262,6 @@ def make_dataset(
 ) -> int:
     """Makes the dataset in `out`, or what an earlier run left to do -> number of clips."""
     settings = info["settings"]
-    check_writable(out / "Spectrograms" / "clip.npy")
-    for leftover in (out / "Spectrograms").glob(".*.tmp"):  # of a run that was killed
-        leftover.unlink()
     if is_old(read_info(out) or {}):  # tells the next run what this one was making
         write_info(out, info)
     make_missing(sessions, out, settings, jobs, findings)
@@ -335,12 +333,10 @@ def is_occupied(
 
 def report(findings: Findings, sessions: list[Session]) -> None:
     """Prints what is worth knowing of the run, and what became of every sound file."""
-    for line in findings.notes:
-        print("note:", show_controls(line))
-    for line in findings.problems:
-        print("problem:", show_controls(line))
+    print_lines(*(f"note: {line}" for line in findings.notes))
+    print_lines(*(f"problem: {line}" for line in findings.problems))
     used = (path for session in sessions if session.clips for path, *_ in session.turns)
-    print(account_for_sounds(findings, used))
+    print_lines(account_for_sounds(findings, used))
 
 
 def main() -> int:
@@ -358,15 +354,17 @@ def main() -> int:
         occupied = is_occupied(args.out, sessions, info, args.overwrite, findings)
     clips = sum(session.clips for session in sessions)
     if sessions and not args.dry_run:
-        if occupied:
-            clear(args.out)
-        clips = make_dataset(args.out, sessions, info, args.jobs, findings)
+        with writing_dataset(args.out):
+            if occupied:
+                clear(args.out)
+            clips = make_dataset(args.out, sessions, info, args.jobs, findings)
     report(findings, sessions)
     if not clips:
         advice = advise_length(found, args.clip_seconds)
         raise InputError(f"{args.source}: none of {len(found)} sessions gave a clip{advice}")
     if not args.dry_run:
-        print(f"{clips} clips in {args.out / 'Spectrograms'}, labels in {args.out / 'dataset.csv'}")
+        where = f"{args.out / 'Spectrograms'}, labels in {args.out / 'dataset.csv'}"
+        print_lines(f"{clips} clips in {where}")
     return 1 if findings.problems else 0
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common import load_weights
-from speech.cli import InputError, Parser, join_names, run
+from speech.cli import InputError, Parser, join_names, print_lines, read_file, run, safe_name
 from speech.hub import PREFIX, REPOSITORY, fetch, hub_errors, parse, quieten
 from speech.report import LEVELS, format_scores
 
@@ -145,6 +145,16 @@ def check_names(paths: list[Path]) -> None:
         raise InputError(f"--weights: two files are named {join_names(repeated)}; rename one")
 
 
+def read_weights(path: Path) -> tuple[bytes, dict]:
+    """A file's content, checked, and its metadata: it is read once, what goes there was checked."""
+    try:
+        content = read_file(path)
+    except (InputError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason})") from error
+    return content, load_weights(path, content)[1]
+
+
 def collect_space(weights: list[str], hardware: str) -> dict[str, bytes]:
     """The files of the Space: path there -> content.
 
@@ -154,18 +164,18 @@ def collect_space(weights: list[str], hardware: str) -> dict[str, bytes]:
     named = [name for name in weights if name.startswith(PREFIX)]
     local = [Path(name) for name in weights if not name.startswith(PREFIX)]
     check_names(local)
-    for path in [*local, *(path for name in named for path in fetch(name))]:
+    for path in (path for name in named for path in fetch(name)):
         load_weights(path)
+    read = {f"weights/{path.name}": read_weights(path)[0] for path in local}
     patterns = [*SOURCES, *EXAMPLES, *([] if weights else [EXAMPLE_WEIGHTS])]
     found = {path for pattern in patterns for path in ROOT.glob(pattern)}
     files = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in sorted(found)}
-    files |= {f"weights/{path.name}": path.read_bytes() for path in local}
     arguments = [f"weights/{path.name}" for path in local] + named
     front = {"python_version": f'"{PYTHON[hardware]}"', "app_file": "app.py"}
     readme = fill_front_matter((ROOT / "README.md").read_text(encoding="utf-8"), front)
     texts = {"README.md": readme, "requirements.txt": write_requirements(hardware)}
     texts["app.py"] = write_app(hardware, arguments)
-    return files | {name: text.encode() for name, text in texts.items()}
+    return files | read | {name: text.encode() for name, text in texts.items()}
 
 
 # --- the model card -----------------------------------------------------------------------------
@@ -173,11 +183,13 @@ def collect_space(weights: list[str], hardware: str) -> dict[str, bytes]:
 
 def read_baseline(path: Path, metadata: dict) -> dict | None:
     """The linear baseline's scores by level, from the report beside the weights if it is theirs."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        report = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        report = json.loads(read_file(path.with_suffix(".json")))
         test, ours = report["test"], metadata["test"]
         if all(test[level] == ours[level] for level in LEVELS):
-            return {level: test["linear"][level] for level in LEVELS}
+            baseline = {level: test["linear"][level] for level in LEVELS}
+            format_scores(*baseline.values())  # raises unless it can be shown
+            return baseline
     return None
 
 
@@ -224,7 +236,7 @@ def describe_data(metadata: dict) -> str:
         "trained with": ", ".join(" ".join(item) for item in metadata["versions"].items()),
     }
     shown = {name: NOT_KNOWN if value in (None, "") else value for name, value in rows.items()}
-    return "\n".join(f"| {name} | {value} |" for name, value in shown.items())
+    return "\n".join(f"| {name} | {safe_name(str(value))} |" for name, value in shown.items())
 
 
 def describe_scores(metadata: dict, baseline: dict | None) -> tuple[str, str]:
@@ -274,10 +286,10 @@ def write_card(repository: str, path: Path, metadata: dict) -> str:
 
 def collect_model(repository: str, path: Path) -> dict[str, bytes]:
     """The files of the model repository: path there -> content."""
-    metadata = load_weights(path)[1]
+    content, metadata = read_weights(path)
     card = write_card(repository, path, metadata).encode()
     name = path.with_suffix(".safetensors").name
-    return {"README.md": card, "LICENSE": (ROOT / "LICENSE").read_bytes(), name: path.read_bytes()}
+    return {"README.md": card, "LICENSE": (ROOT / "LICENSE").read_bytes(), name: content}
 
 
 # --- the Hub ------------------------------------------------------------------------------------
@@ -324,10 +336,10 @@ def upload(args: argparse.Namespace, kind: str, files: dict[str, bytes]) -> str:
     return f"{created}: published, revision {commit.oid[:12]}"
 
 
-def list_files(files: dict[str, bytes]) -> str:
+def list_files(files: dict[str, bytes]) -> list[str]:
     lines = [f"{len(content):>10,}  {name}" for name, content in sorted(files.items())]
     total = sum(map(len, files.values()))
-    return "\n".join([*lines, f"{total:>10,}  bytes in {len(files)} files"])
+    return [*lines, f"{total:>10,}  bytes in {len(files)} files"]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -359,9 +371,9 @@ def main() -> None:
     else:
         files = collect_space(args.weights, args.hardware)
     if args.dry_run:
-        print(list_files(files))
+        print_lines(*list_files(files))
         return
-    print(upload(args, kind, files))
+    print_lines(upload(args, kind, files))
 
 
 if __name__ == "__main__":

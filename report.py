@@ -6,7 +6,7 @@ python report.py cv/cnn.json cv/lstm.json
 import json
 from itertools import combinations
 
-from speech.cli import InputError, Parser, check_format, read_file, run
+from speech.cli import InputError, Parser, check_format, print_lines, read_file, run
 from speech.report import (
     FEWEST_PEOPLE,
     METRICS,
@@ -41,12 +41,13 @@ def check_predictions(frame: pd.DataFrame) -> None:
         raise ValueError("expected a row per clip, labels of 0 or 1 and finite logits")
 
 
-def read_run(path: str) -> tuple[pd.DataFrame, dict | None, str]:
-    """What train_*.py --folds wrote -> (predictions by id, the baseline's summary, SHA-256)."""
+def read_run(path: str) -> tuple[pd.DataFrame, dict | None, dict]:
+    """What train_*.py --folds wrote -> (predictions by id, the baseline's summary, its data)."""
     try:
         content = json.loads(read_file(path))
         check_format(content, REPORT_FORMAT)
-        pooled, sha256 = content["out_of_fold"], content["data"]["sha256"]
+        pooled, data = content["out_of_fold"], dict(content["data"])
+        _ = data["sha256"]
         frame, baseline = pd.DataFrame(pooled["predictions"]), pooled.get("linear")
         check_predictions(frame)
         if baseline:
@@ -59,17 +60,27 @@ def read_run(path: str) -> tuple[pd.DataFrame, dict | None, str]:
         reason = "no out-of-fold predictions that can be read; train with --folds"
         raise InputError(f"{path}: {reason}") from error
     frame = frame.sort_values("id", ignore_index=True)
-    return frame.astype({"logit": float, "label": int}), baseline, sha256
+    return frame.astype({"logit": float, "label": int}), baseline, data
 
 
 def read_runs(paths: list[str]) -> tuple[list[pd.DataFrame], dict | None]:
-    """Runs on the same clips -> (each one's predictions, the first one's baseline)."""
+    """Runs on the same clips -> (each one's predictions, the first one's baseline).
+
+    What a run does not say of its clips, as an earlier version's, is taken for the same.
+    """
     runs = [read_run(path) for path in paths]
-    first, baseline, sha256 = runs[0]
+    first, baseline, known = runs[0]
     same = ["id", "participant", "label"]
-    for path, (other, _, other_sha256) in zip(paths, runs, strict=True):
-        if other_sha256 != sha256 or not other[same].equals(first[same]):
+    for path, (other, _, data) in zip(paths, runs, strict=True):
+        differing = {name for name in data.keys() & known.keys() if data[name] != known[name]}
+        if differing & {"sha256", "content"} or not other[same].equals(first[same]):
             raise InputError(f"{path}: its clips or labels are not those of {paths[0]}")
+        if "split" in differing and "clip" in (data["split"], known["split"]):
+            found = f"split by {data['split']}, {paths[0]} by {known['split']}"
+            raise InputError(f"{path}: {found}: with people on both sides scores are optimistic")
+        folds = [frame.get("fold", pd.Series()).astype(str).tolist() for frame in (first, other)]
+        if differing & {"split", "folds"} or (all(folds) and folds[0] != folds[1]):
+            print_lines(f"note: {path} has other folds than {paths[0]}")
     return [frame.assign(probability=expit(frame["logit"])) for frame, _, _ in runs], baseline
 
 
@@ -88,6 +99,7 @@ def compare_pair(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict]:
     labels = one["label"].to_numpy(bool)
     people = np.unique(one["participant"].astype(str), return_inverse=True)[1]
     n_people = int(people.max()) + 1
+    n_smaller = min(len(np.unique(people[which])) for which in (labels, ~labels))
     weights = [np.ones((1, n_people)), *draw_people(n_people, RESAMPLES, seed=0)]
     values = [
         np.vstack(
@@ -99,16 +111,17 @@ def compare_pair(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict]:
     scores = {}
     for name in COMPARED:
         value, *draws = differences[name]
+        draws = np.array(draws)[~np.isnan(draws)]
         scores[name] = dict.fromkeys(("value", "low", "high"))
         if not np.isnan(value):
-            low, high = -1.0, 1.0  # too few people for a bootstrap
-            if n_people >= FEWEST_PEOPLE:
-                low, high = interval(np.array(draws), value, n_people) if any(draws) else (0.0, 0.0)
+            low, high = -1.0, 1.0  # the smaller class varies: too few for a bootstrap
+            if n_smaller >= FEWEST_PEOPLE:
+                low, high = interval(draws, value, n_smaller) if draws.any() else (0.0, 0.0)
             scores[name] = {"value": value, "low": low, "high": high}
     return scores
 
 
-def format_pairs(paths: list[str], frames: list[pd.DataFrame]) -> str:
+def format_pairs(paths: list[str], frames: list[pd.DataFrame]) -> list[str]:
     """Each run's scores of clips, and the difference of every two, with what it means."""
     lines = [format_row("", [METRICS[name].title for name in COMPARED])]
     for path, frame in zip(paths, frames, strict=True):
@@ -119,7 +132,7 @@ def format_pairs(paths: list[str], frames: list[pd.DataFrame]) -> str:
         scores = compare_pair(one, other)
         lines.append(f"{path} minus {other_path}, paired, over people: {explain(scores['auroc'])}")
         lines.append(format_row("", [format_score(scores[name]) for name in COMPARED]))
-    return "\n".join(lines)
+    return lines
 
 
 def explain(difference: dict) -> str:
@@ -139,9 +152,10 @@ def main() -> None:
     paths = parser.parse_args().runs
     frames, baseline = read_runs(paths)
     title = f"Mean logit of {', '.join(paths)}"
-    print(format_summary(title, summarize_predictions(average_runs(frames)), baseline))
+    summary = summarize_predictions(average_runs(frames))
+    print_lines(*format_summary(title, summary, baseline).split("\n"))
     if len(paths) > 1:
-        print(f"\n{format_pairs(paths, frames)}")
+        print_lines("", *format_pairs(paths, frames))
 
 
 if __name__ == "__main__":

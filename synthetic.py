@@ -19,13 +19,22 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from speech.audio import SETTINGS, is_complete, log_mel, read_info, write_dataset, write_info
+from speech.audio import (
+    SETTINGS,
+    is_complete,
+    log_mel,
+    read_info,
+    write_dataset,
+    write_info,
+    writing_dataset,
+)
 from speech.cli import (
     InputError,
     Parser,
     at_least,
     check_writable,
     map_processes,
+    print_lines,
     run,
     write_atomically,
 )
@@ -276,14 +285,15 @@ def make_dataset(
     missing = [task for task, row in rows.items() if not is_made(out, row["id"], wav)]
     if not missing and (out / "dataset.csv").exists():
         return 0
-    for path in name_files(out, "clip")[: 2 if wav else 1]:
-        check_writable(path)
     info = {"corpus": "synthetic voices", "synthetic": True, "voices": voices}
-    write_info(out, info)
-    if missing:
-        make = partial(make_files, out=out, signal=signal, seed=seed, wav=wav)
-        make_all(missing, jobs or os.cpu_count(), make)
-    write_dataset(out, list(rows.values()), info)
+    with writing_dataset(out):
+        if wav:
+            check_writable(out / "Recordings" / "clip.wav")
+        write_info(out, info)
+        if missing:
+            make = partial(make_files, out=out, signal=signal, seed=seed, wav=wav)
+            make_all(missing, jobs or os.cpu_count(), make)
+        write_dataset(out, list(rows.values()), info)
     return len(missing)
 
 
@@ -310,11 +320,13 @@ def main() -> None:
     options = vars(args).copy()
     clips, out = options.pop("clips_per_participant"), args.out
     if not make_dataset(clips=clips, **options):
-        print(f"{out}: this dataset is there already, complete")
+        print_lines(f"{out}: this dataset is there already, complete")
         return
     people = f"{args.participants} people, synthetic voices"
-    print(f"{out}: {clips * args.participants} clips of {people}")
-    print(f"python train_lstm.py --spectrograms {out}/Spectrograms --labels {out}/dataset.csv")
+    print_lines(
+        f"{out}: {clips * args.participants} clips of {people}",
+        f"python train_lstm.py --spectrograms {out}/Spectrograms --labels {out}/dataset.csv",
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shlex
 import time
 import warnings
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 import experiment
 from common import Diverged, Interrupted, SpectrogramDataset, Training, list_models
@@ -143,7 +145,7 @@ def make_trainings(
     device: torch.device,
 ) -> Iterator[Training]:
     """A training run for each fold, of the model that `args` ask for."""
-    dataset = SpectrogramDataset(clips.frame["path"], clips.frame["label"])
+    dataset = SpectrogramDataset(clips.frame["path"], clips.frame["label"], clips.shape)
     for fold in folds:
         torch.manual_seed(args.seed)
         model = build(args, *clips.shape)
@@ -258,7 +260,9 @@ def storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        text = str(error.__cause__ or error).strip()
+        raised = re.search(r"(?m)^[\w.]+Error: (.+)", text)  # in a process of --jobs: a traceback
+        reason = raised[1] if raised else text.partition("\n")[0]
         advice = "what is done is kept: the same command goes on from here"
         raise InputError(f"--storage {url}: failed ({reason}); {advice}") from error
 
@@ -334,8 +338,8 @@ def run_trials_of(task: tuple) -> None:
 
 def search(study: Study, args: Namespace, space: Space, trainings: Callable) -> None:
     """Runs the trials that are still to be run, --jobs of them at once."""
-    threads = args.threads or (1 if args.jobs > 1 else None)
-    args = Namespace(**vars(args) | {"threads": threads})
+    # As a run of several networks: the same scores, however many --jobs there are.
+    args = Namespace(**vars(args) | {"threads": args.threads or 1})
     task = study, partial(run_trial, args=args, space=space, trainings=trainings), args.trials
     if args.jobs == 1:
         return run_trials(*task)
@@ -377,8 +381,7 @@ def print_best(study: Study, args: Namespace, defaults: dict) -> None:
         advice = f"None of {args.trials} trials was better than the defaults: keep them."
     elif tried:
         line += f"; the defaults: {tried[0].value:.3f}"
-    print0(f"{line}\n{advice}")
-    print0(f"  {write_command(args, round_off(best.params), defaults)}")
+    print0(line, advice, f"  {write_command(args, round_off(best.params), defaults)}")
 
 
 def print_importance(study: Study) -> None:
@@ -406,7 +409,8 @@ def draw_history(study: Study, path: str) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title=study.study_name, xlabel="trial", ylabel="validation AUROC")
     axes.legend()
-    ours = f"{path}.{os.getpid()}"  # processes of one study end together
+    path = Path(path).resolve()  # what a link names is replaced
+    ours = path.with_name(f"{path.name}.{os.getpid()}")  # processes of one study end together
     with write_atomically(ours) as temporary:
         figure.savefig(temporary, format="png")
     os.replace(ours, path)
@@ -430,7 +434,7 @@ def parse_arguments() -> Namespace:
         add("--storage", metavar="URL", default="sqlite:///tune.db", help="a file or a database")
         add("--picture", metavar="FILE", default="tune.png", help="to be written")
         jobs = "trials side by side, on one core each; with several the same seed need not give "
-        jobs += "the same trials, as what is tried next depends on what has ended"
+        jobs += "the same trials, as what is tried next depends on what has ended (default: 1)"
         add("--jobs", metavar="N", type=at_least(1), default=1, help=jobs)
     return parser.parse_args()
 
@@ -456,10 +460,10 @@ def main() -> int:
             study = open_study(args, space, defaults, clips.content)
             print0(f"{study.study_name} in {args.storage}")
             search(study, args, space, trainings)
+            print_best(study, given, defaults)
     except Interrupted as error:
         print0("Stopped, nothing is lost: the same command goes on from here.")
         return 128 + error.args[0]
-    print_best(study, given, defaults)
     with optional("importance"):
         print_importance(study)
     with optional("picture"):

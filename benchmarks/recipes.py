@@ -4,13 +4,14 @@
 
 A FOLDER has Spectrograms/ and dataset.csv. Each candidate is trained on folds of people of every
 corpus, with several seeds, and what the first seed trained is asked about the other corpora too.
-Every training is a file in `runs`, and is not done again: the same command goes on where an
-earlier one ended. What came out is in docs/recipes.md.
+Every training is a file in `runs`, and is not done again unless its recipe has changed: the same
+command goes on where an earlier one ended. What came out is in docs/recipes.md.
 
 Shapes: B batch, M mel bins, T frames, C classes, N clips.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import common
 from common import AUGMENTATIONS, SpectrogramDataset, Training, list_models
-from experiment import load_dataset, parse_training, plan_splits
+from experiment import load_dataset, parse_training, plan_splits, result_flags
 from members import make_training
 from report import compare_pair
 from speech.cli import InputError, Parser, at_least, map_processes, run, write_atomically
@@ -105,9 +106,24 @@ def average_weights(training: Training, decay: float = 0.95) -> None:
     training.step, training.validate = averaged_step, validate_average
 
 
+def mix_clips(training: Training, alpha: float = 0.4) -> None:
+    """mixup (arXiv 1710.09412) of clips of the same label, mostly of two people."""
+    step = training.step
+
+    def mixed_step(x: torch.Tensor, y: torch.Tensor, clips: int) -> torch.Tensor:
+        other = torch.arange(len(x))
+        for label in (0, 1):
+            same = (y == label).nonzero().flatten()
+            other[same] = same[torch.randperm(len(same))]
+        share = torch.distributions.Beta(alpha, alpha).sample((len(x), 1, 1))
+        return step(share * x + (1 - share) * x[other], y, clips)
+
+    training.step = mixed_step
+
+
 class Candidate(NamedTuple):
     flags: str = ""  # of the training script
-    augmentations: list = AUGMENTATIONS
+    augmentations: list = [*AUGMENTATIONS]  # a copy: a training's process replaces common's
     change: Callable[[Training], None] = lambda training: None
 
 
@@ -122,6 +138,10 @@ CANDIDATES = {
     "speed": Candidate(augmentations=[*AUGMENTATIONS, resample_time]),
     "shifted bins": Candidate(augmentations=[*AUGMENTATIONS, shift_bins]),
     "averaged weights": Candidate(change=average_weights),
+    "mixup": Candidate(change=mix_clips),
+    "less emphasis": Candidate(flags="--emphasis 0.7"),
+    "more emphasis": Candidate(flags="--emphasis 0.97"),
+    "weight decay": Candidate(flags="--weight-decay 0.2"),
     "shorter": Candidate(flags="--epochs 8"),
     "longer": Candidate(flags="--epochs 40"),
     "unweighted": Candidate(flags="--no-balance"),
@@ -160,9 +180,30 @@ def read_corpus(unit: Unit, corpus: str) -> tuple[argparse.Namespace, pd.DataFra
     return args, frame, plan_splits(args, frame)
 
 
+def describe_recipe(unit: Unit, args: argparse.Namespace) -> str:
+    """What a training depends on besides the clips: one of another recipe is done again."""
+    candidate = CANDIDATES[unit.candidate]
+    parts = [candidate.change, *candidate.augmentations]
+    names = [
+        (getattr(part, "func", part).__name__, getattr(part, "keywords", {})) for part in parts
+    ]
+    asked = [corpus for corpus in unit.folders if not unit.seed and corpus != unit.corpus]
+    places = {"spectrograms", "labels", "weights"}
+    flags = {name: value for name, value in result_flags(args).items() if name not in places}
+    return json.dumps([names, asked, flags], sort_keys=True)
+
+
+def is_done(unit: Unit) -> bool:
+    if not unit.path.exists():
+        return False
+    with np.load(unit.path) as saved:
+        recipe = describe_recipe(unit, read_corpus(unit, unit.corpus)[0])
+        return "recipe" in saved and saved["recipe"].item() == recipe
+
+
 def train_unit(unit: Unit) -> None:
     args, frame, splits = read_corpus(unit, unit.corpus)
-    candidate = CANDIDATES[unit.candidate]
+    candidate, recipe = CANDIDATES[unit.candidate], describe_recipe(unit, args)
     common.AUGMENTATIONS[:] = candidate.augmentations  # of this process
     args.seed, args.threads = unit.seed, 1
     torch.manual_seed(args.seed)
@@ -173,6 +214,7 @@ def train_unit(unit: Unit) -> None:
     with redirect_stdout(None):
         training.fit()
     found = {unit.corpus: training.predict("test"), "test": training.split["test"]}
+    found["recipe"] = np.array(recipe)
     for corpus in unit.folders if unit.seed == 0 else ():
         if corpus != unit.corpus:
             _, other, _ = read_corpus(unit, corpus)
@@ -193,7 +235,7 @@ def read_results(units: list[Unit]) -> dict[str, dict[int, pd.DataFrame]]:
     for unit in units:
         with np.load(unit.path) as saved:
             _, frame, _ = read_corpus(unit, unit.corpus)
-            arrays = {name: saved[name] for name in saved.files}
+            arrays = {name: saved[name] for name in saved.files if name != "recipe"}
         test = frame.iloc[arrays.pop("test")]
         for corpus, logits in arrays.items():
             own = corpus == unit.corpus
@@ -225,21 +267,24 @@ def auroc(frame: pd.DataFrame) -> float:
 
 
 def format_table(candidates: dict[str, list[Unit]]) -> list[str]:
-    """A Markdown table: a line for each candidate and what it was asked about."""
+    """A Markdown table: of each candidate what it was asked about, the mean and the worst of it."""
     lines = [
         "| candidate | asked about | one network | all seeds together | minus the first, paired |"
     ]
     lines.append("|---|---|---|---|---|")
     first = None
     for candidate, units in candidates.items():
-        results = read_results(units)
+        results, scores = read_results(units), {}
         first = first or results
         for name, seeds in results.items():
             single, together = [auroc(frame) for frame in seeds.values()], mean_seeds(seeds)
+            scores[name] = np.mean(single), np.std(single), auroc(together)
             difference = compare_pair(together, mean_seeds(first[name]))["auroc"]
-            cells = [candidate, name, f"{np.mean(single):.3f} ± {np.std(single):.3f}"]
-            cells += [f"{auroc(together):.3f}", format_score(difference)]
-            lines.append(f"| {' | '.join(cells)} |")
+            cells = [candidate, name, "{:.3f} ± {:.3f} | {:.3f}".format(*scores[name])]
+            lines.append(f"| {' | '.join([*cells, format_score(difference)])} |")
+        mean = "{:.3f} ± {:.3f} | {:.3f}".format(*np.mean([*scores.values()], axis=0))
+        worst = min(scores, key=scores.get)
+        lines.append(f"| **{candidate}** | the mean | {mean} | worst: {worst} |")
     return lines
 
 
@@ -261,7 +306,7 @@ def main() -> None:
         unit = Unit(args.model, candidate, corpus, seed, 0, folders, args.runs)
         folds = range(len(read_corpus(unit, corpus)[2]))
         planned.setdefault(candidate, []).extend(unit._replace(fold=fold) for fold in folds)
-    todo = [unit for units in planned.values() for unit in units if not unit.path.exists()]
+    todo = [unit for units in planned.values() for unit in units if not is_done(unit)]
     for _ in tqdm(map_processes(train_unit, todo, args.jobs), "training", len(todo)):
         pass
     print("\n".join(format_table(planned)))

@@ -70,15 +70,12 @@ class Question(NamedTuple):
     rows: list[dict]  # predict.py's
 
 
-def find_button(server):
-    """The endpoint behind the page's Classify, which has no name of its own."""
-    config = httpx.get(f"{server.url}/config").json()
-    [button] = (c["id"] for c in config["components"] if c["props"].get("elem_id") == "classify")
-    return next(
-        event["api_name"]
-        for event in config["dependencies"]
-        if [button, "click"] in event["targets"]
-    )
+def find_button(http):
+    """The endpoint behind the page's Classify, which is known by its inputs alone."""
+    config = http.get("/config").json()
+    parts = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+    inputs = [parts[name] for name in ("files", "labels", "model")]
+    return next(event["api_name"] for event in config["dependencies"] if event["inputs"] == inputs)
 
 
 def write_questions(folder, weights, button, rng):
@@ -237,6 +234,66 @@ def bring_hours(http, rng):
     return call(http, "classify", json={"data": [files, "Both"]})[0]
 
 
+def press_and_leave(http, rng):
+    """As ask_for_long_work, by the page's button, and nobody ever listens."""
+    name = f"{rng.randrange(10**9)}.flac"
+    stored = http.post(f"{API}/upload", files=[("files", (name, LONG_SOUND))])
+    if stored.status_code != 200:
+        return str(stored.status_code)
+    body = {"data": [[file_data(stored.json()[0])], None, "Both"]}
+    return str(http.post(f"{API}/call/{find_button(http)}", json=body).status_code)
+
+
+def bring_bad_labels(http, rng):
+    """An id that some pattern could take quadratic time for."""
+    cell = rng.choice(["_", "_a", "0", "\u0315\u0300"]) * 30_000
+    table = ("dataset.csv", f"id,label\n{cell}a_,0\nb,1\n".encode())
+    stored = http.post(f"{API}/upload", files=[("files", table)])
+    if stored.status_code != 200:
+        return str(stored.status_code)
+    data = [[EXAMPLE], file_data(stored.json()[0]), "Both"]
+    return call(http, find_button(http), json={"data": data})[0]
+
+
+def bring_a_wide_clip(http, rng):
+    """Half a second's frames of a quarter of a million bins."""
+    name = f"{rng.randrange(10**9)}.npy"
+    stored = http.post(f"{API}/upload", files=[("files", (name, WIDE_CLIP))])
+    if stored.status_code != 200:
+        return str(stored.status_code)
+    event, data = call(http, "classify", json={"data": [[file_data(stored.json()[0])], "Both"]})
+    return data[0]["rows"][0]["verdict"] if event == "complete" else event
+
+
+def send_long_values(http, rng):
+    """Beside the arguments, or as one of them: what might be kept for the session."""
+    long = {"index": "x" * 900_000}
+    session = f"s{rng.randrange(10**9)}"
+    requests = [
+        ("run/predict", {"data": [], "fn_index": 0, "event_data": long, "session_hash": session}),
+        ("queue/join", {"data": [], "fn_index": 0, "event_data": long, "session_hash": session}),
+        ("call/v2/classify", {"clips": [EXAMPLE], "model": long["index"]}),
+        ("call/v2/classify", {"clips": [EXAMPLE] * 257, "model": "Both"}),
+    ]
+    way, body = rng.choice(requests)
+    return str(http.post(f"{API}/{way}", json=body).status_code)
+
+
+def choose_many_models(http, rng):
+    """The error that repeats them is fetched by nobody."""
+    body = {"data": [[], ["x" * 4000] * 200]}
+    return str(http.post(f"{API}/call/classify", json=body).status_code)
+
+
+def upload_no_file(http, rng):
+    """A field, which would lie in memory, or what is no form."""
+    field = PART.format("a.npy").split("; filename")[0] + "\r\n\r\n" + "x" * 10**6
+    body = PART.format("a.npy") + "abc\r\n" + field + "\r\n--x--\r\n"
+    way = f"{API}/upload{rng.choice(['', '?upload_id=a'])}"
+    content = rng.choice([body.encode(), b"--y"])
+    return str(http.post(way, content=content, headers={"Content-Type": MULTIPART}).status_code)
+
+
 def hang_up(http, rng):
     return ask_for_long_work(http, rng, wait=False)
 
@@ -258,7 +315,12 @@ def write_long_sound():
     return file.getvalue()
 
 
-LONG_SOUND = write_long_sound()
+def write_wide_clip():
+    np.save(file := io.BytesIO(), np.zeros((2**17, 250), np.int8))
+    return file.getvalue()
+
+
+LONG_SOUND, WIDE_CLIP = write_long_sound(), write_wide_clip()
 CLOSED = [
     ("POST", f"{API}/process_recording"),
     ("POST", f"{API}/component_server"),
@@ -300,6 +362,12 @@ HOSTILE_KINDS = {  # the request, how often, which answers are right
     "ask for long work": (ask_for_long_work, 0.1, {"complete"}),
     "bring hours": (bring_hours, 0.2, {"error"}),
     "hang up": (hang_up, 0.2, {"closed"}),
+    "press and leave": (press_and_leave, 0.1, {"200"}),
+    "bring bad labels": (bring_bad_labels, 0.5, {"complete"}),
+    "bring a wide clip": (bring_a_wide_clip, 0.1, {"error"}),
+    "send long values": (send_long_values, 1, {"422"}),
+    "choose many models": (choose_many_models, 1, {"200"}),
+    "upload no file": (upload_no_file, 1, {"400"}),
     "stay idle": (stay_idle, 0.2, {"closed"}),
     "pass the queue": (posting("run", b'{"data": [null, "Both"]}'), 1, {"404"}),
     "crowd the queue": (crowd_the_queue, 0.03, {"200", "503"}),
@@ -454,8 +522,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         weights, temp = write_sound_weights(Path(folder, "weights")), Path(folder, "temp")
         with serving(temp, "--no-share", "--weights", *weights) as server:
+            with httpx.Client(base_url=server.url) as http:
+                button = find_button(http)
             questions = write_questions(
-                Path(folder, "inputs"), weights, find_button(server), random.Random(args.seed)
+                Path(folder, "inputs"), weights, button, random.Random(args.seed)
             )
             good = [questions] * max(1, round(args.clients * GOOD_SHARE))
             every = good + [None] * (args.clients - len(good))

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -20,6 +20,8 @@ from speech import apart
 from speech.cli import (
     InputError,
     check_format,
+    check_writable,
+    locked,
     open_file,
     read_file,
     write_atomically,
@@ -53,6 +55,16 @@ NPY_HEADER = 128  # bytes that numpy writes before the values of a small array
 # --- the transform ------------------------------------------------------------------------------
 
 
+@lru_cache(8)
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
+    """(M, n_fft // 2 + 1). librosa's melspectrogram computes them for every clip: a quarter of its
+    time.
+    """
+    import librosa
+
+    return librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels)
+
+
 def log_mel(samples: np.ndarray, settings: dict = SETTINGS) -> np.ndarray:
     """The notebooks' spectrogram: mel power in dB below its maximum, scaled to [0, 1].
 
@@ -69,8 +81,11 @@ def log_mel(samples: np.ndarray, settings: dict = SETTINGS) -> np.ndarray:
 
     if np.abs(samples - samples.mean()).max() < LEAST_PEAK:  # its offset is no sound
         raise InputError("silent")
-    options = {name: settings[name] for name in ("n_fft", "hop_length", "n_mels")}
-    power = librosa.feature.melspectrogram(y=samples, sr=settings["sample_rate"], **options)
+    rate, n_fft, hop, n_mels = (
+        settings[name] for name in ("sample_rate", "n_fft", "hop_length", "n_mels")
+    )
+    frames = np.abs(librosa.stft(samples, n_fft=n_fft, hop_length=hop)) ** 2
+    power = np.einsum("ft,mf->mt", frames, mel_filters(rate, n_fft, n_mels), optimize=True)
     return min_max(librosa.power_to_db(power, ref=np.max))
 
 
@@ -215,8 +230,7 @@ def open_sound(path: str | Path) -> Iterator["SoundFile"]:
         raise UnreadableSound(f"cannot be read ({error.strerror})") from error
     except (RuntimeError, TypeError) as error:  # TypeError: a name ending in .raw has no header
         reason = getattr(error, "error_string", str(error)).rstrip(".")
-        kind = name_kind(path)
-        raise UnreadableSound(f"not readable as sound ({kind or reason})") from error
+        raise UnreadableSound(f"not readable as sound ({reason})") from error
 
 
 def frame_range(frames: int, rate: int, start: float, stop: float | None) -> tuple[int, int]:
@@ -298,10 +312,10 @@ def call(reader: Callable[..., Iterator], path: str | Path, *arguments: object) 
     harmful = apart.everything or is_foreign(path)
     try:
         yield from apart.run(reader, path, *arguments) if harmful else reader(path, *arguments)
-    except UnreadableSound:
-        raise
     except InputError as error:
-        raise UnreadableSound(str(error)) from error
+        kind = name_kind(path)
+        reason = f"not readable as sound ({kind})" if kind else str(error)
+        raise UnreadableSound(reason) from error
 
 
 def last(results: Iterable) -> object:
@@ -479,6 +493,17 @@ def is_complete(path: Path, settings: dict = SETTINGS) -> bool:
     frames = settings["sample_rate"] * settings["clip_seconds"] // settings["hop_length"] + 1
     size = NPY_HEADER + 4 * settings["n_mels"] * frames
     return path.exists() and path.stat().st_size == size
+
+
+@contextmanager
+def writing_dataset(out: Path) -> Iterator[None]:
+    """Refuses a second run that would write there, and removes what a killed one did not finish."""
+    check_writable(out / "Spectrograms" / "clip.npy")
+    with locked(out / "dataset.csv"):
+        for folder in ("Spectrograms", "Recordings"):
+            for leftover in (out / folder).glob(".*.tmp"):
+                leftover.unlink()
+        yield
 
 
 def write_info(out: Path, info: dict) -> None:

@@ -8,10 +8,9 @@ from speech.report import CLASS_NAMES, format_scores
 from speech.server import safe_name
 from speech.verdict import ERROR, NO_VERDICT, UNCERTAIN, Row, format_number
 
-import gradio as gr
-
 CLASSES = dict(zip((*CLASS_NAMES, "uncertain"), ("not", "yes", "unsure"), strict=True))  # CSS's
-MOST_NAMED = 10  # of the files that could not be read
+MOST_NAMED = 10  # of the files that could not be read; the others are folded
+LABELS_GO = "<p>A file of labels goes under <b>I have labels</b>, below the box for files.</p>"
 BRIEFLY = 3  # rows of the scores that are shown unfolded: accuracy, the majority's, balanced
 USE = """Meant for research on voices, and for seeing what such models can and cannot do. Not for
 decisions about anybody: not at work, in school, in insurance, in medicine. It hears 8 seconds at a
@@ -19,6 +18,8 @@ time, in the language, the recording quality and the kind of people it was train
 is worth less, or nothing. Whoever serves it to others must tell them what it is: guessing emotions
 at work or in education is forbidden in the EU (AI Act, Art. 5), and elsewhere people must be told
 (Art. 50)."""
+
+MEANINGLESS = '<p class="warning">Means nothing for a real voice: trained on synthetic ones.</p>'
 
 Card = tuple[str, str]  # its heading, and what follows
 Facts = dict[
@@ -29,14 +30,12 @@ Facts = dict[
 # --- states -------------------------------------------------------------------------------------
 
 
-def heading(word: str, tone: str = "quiet", new: bool = True) -> str:
-    """The card's heading, in the visitor's language where it is a verdict's word.
+def heading(text: str, tone: str = "quiet", new: bool = True) -> str:
+    """The card's heading, of HTML.
 
     Args:
         new: whether a phone scrolls to it.
     """
-    known = word in words.KEYS
-    text = str(gr.I18n()(words.find_key(word))) if known else escape(word)
     return f'<h2 class="{tone}"{" data-show" if new else ""}>{text}</h2>'
 
 
@@ -78,8 +77,9 @@ def draw_scale(row: Row) -> str:
     return (
         f'<div class="scale" role="img" aria-label="{text}"><div class="track">'
         f'<div class="band"></div><div class="marker {CLASSES[row.verdict]}" '
-        f'style="left:{place:.1%}"></div></div><div class="ends"><span>0 {CLASS_NAMES[0]}</span>'
-        f"<span>uncertain</span><span>{CLASS_NAMES[1]} 1</span></div></div>"
+        f'style="left:{place:.1%}"></div></div><div class="ends"><span>0 '
+        f"{words.mark(CLASS_NAMES[0])}</span>{words.mark('uncertain', 'uncertain')}"
+        f"<span>{words.mark(CLASS_NAMES[1])} 1</span></div></div>"
     )
 
 
@@ -122,10 +122,13 @@ def describe_check(facts: Facts) -> str:
     return words.CHECKED_BY.format(able, " and ".join(old)) if old else ""
 
 
+def is_synthetic(facts: Facts) -> bool:
+    return any(metadata["data"]["synthetic"] for metadata in facts.values())
+
+
 def describe_notice(facts: Facts) -> str:
     """What goes with every answer: that it is no diagnosis, and what else limits it."""
-    synthetic = any(metadata["data"]["synthetic"] for metadata in facts.values())
-    parts = words.NOTICE, words.SYNTHETIC if synthetic else "", describe_check(facts)
+    parts = words.NOTICE, words.SYNTHETIC if is_synthetic(facts) else "", describe_check(facts)
     return " ".join(filter(None, parts))
 
 
@@ -133,9 +136,14 @@ def list_unread(clips: list[Row], files: int) -> str:
     bad = [row for row in clips if row.verdict == ERROR]
     if not bad:
         return ""
-    shown = "".join(f"<li>{escape(row.clip)}: {escape(row.note)}</li>" for row in bad[:MOST_NAMED])
-    more = f"<li>and {len(bad) - MOST_NAMED} more</li>" if len(bad) > MOST_NAMED else ""
-    return f"<p><b>{len(bad)} of {files} files could not be read</b></p><ul>{shown}{more}</ul>"
+    named = [f"<li>{escape(row.clip)}: {escape(row.note)}</li>" for row in bad]
+    shown, rest = "".join(named[:MOST_NAMED]), "".join(named[MOST_NAMED:])
+    more = f"<details><summary>and {len(bad) - MOST_NAMED} more</summary><ul>{rest}</ul></details>"
+    labels = any(row.note.endswith("(text)") for row in bad)
+    return (
+        f"<p><b>{len(bad)} of {files} files could not be read</b></p><ul>{shown}</ul>"
+        f"{more if rest else ''}{LABELS_GO if labels else ''}"
+    )
 
 
 def list_people(people: list[Row], clips: list[Row]) -> str:
@@ -143,7 +151,7 @@ def list_people(people: list[Row], clips: list[Row]) -> str:
     rows = "".join(
         f'<tr><td>{escape(p.participant)}</td><td class="number">'
         f"{format_number(p.probability) if p.verdict in CLASSES else '–'}</td>"
-        f'<td class="word {CLASSES.get(p.verdict, "none")}">{p.verdict}</td>'
+        f'<td class="word {CLASSES.get(p.verdict, "none")}">{words.mark(p.verdict, p.verdict)}</td>'
         f'<td class="number">{counts[p.participant]}</td></tr>'
         for p in people
     )
@@ -167,22 +175,34 @@ def describe_person(row: Row, clips: list[Row]) -> str:
     return f'{draw_scale(row)}<p class="plain">{sentence}</p>{describe_spread(row)}'
 
 
+def head_people(people: list[Row]) -> str:
+    if len(people) == 1:
+        return heading(words.mark(people[0].verdict), CLASSES.get(people[0].verdict, "none"))
+    counts = Counter(person.verdict for person in people).most_common()
+    counted = ", ".join(f"{n} {words.mark(word, word)}" for word, n in counts)
+    return heading(f"{len(people)} people: {counted}")
+
+
 def format_result(facts: Facts, rows: list[Row], files: int) -> Card:
+    """The card of a result.
+
+    Args:
+        rows: of a file that could not be read, `clip` is its whole name.
+    """
     people, clips = [row for row in rows if not row.clip], [row for row in rows if row.clip]
     unread = list_unread(clips, files)
     if not people:
-        return heading(NO_VERDICT, "none"), f"<p>Nothing could be read.</p>{unread}"
-    synthetic = any(metadata["data"]["synthetic"] for metadata in facts.values())
-    before = (f'<p class="warning">{words.SYNTHETIC}</p>' if synthetic else "") + unread
-    worth = f'<p class="worth">{describe_worth(facts)} {escape(describe_check(facts))}</p>'
+        return heading(words.mark(NO_VERDICT), "none"), f"<p>Nothing could be read.</p>{unread}"
+    synthetic = words.SYNTHETIC if is_synthetic(facts) else ""
+    head = head_people(people) + (MEANINGLESS if synthetic else "")
+    parts = describe_worth(facts), synthetic, escape(describe_check(facts))
+    worth = f'<p class="worth">{" ".join(filter(None, parts))}</p>'
     if len(people) > 1:
-        counts = Counter(person.verdict for person in people).most_common()
-        title = f"{len(people)} people: " + ", ".join(f"{n} {word}" for word, n in counts)
-        return heading(title), before + list_people(people, clips) + worth
+        return head, unread + list_people(people, clips) + worth
     [row] = people
     if row.verdict == NO_VERDICT:
-        return heading(row.verdict, "none"), before + explain_refusal(row, clips)
-    return heading(row.verdict, CLASSES[row.verdict]), before + describe_person(row, clips) + worth
+        return head, unread + explain_refusal(row, clips)
+    return head, unread + describe_person(row, clips) + worth
 
 
 def describe_notes(clips: list[Row]) -> str:
@@ -207,7 +227,8 @@ def describe_weights(name: str, metadata: dict) -> tuple[str, str]:
     ]
     versions = shown(" ".join(f"{package} {version}" for package, version in versions))
     corpus = shown(data["corpus"] or "a corpus that is not named")
-    text = f"### {shown(name)}\nIt learnt from {corpus}. "
+    heard = f"{shown(people['train'])} people of " if people.get("train") else ""
+    text = f"### {shown(name)}\nIt learnt from {heard}{corpus}. "
     text += f"{describe_worth({name: metadata})}\n"
     heads = ["| Test score [95% interval] | clips | people |", "|---|---|---|"]
     rows = [

@@ -4,6 +4,7 @@ The standard library only, so that --help is quick.
 """
 
 import argparse
+import errno
 import json
 import math
 import os
@@ -27,6 +28,7 @@ except ImportError:  # Windows
 
 RANK = int(os.environ.get("RANK", 0))  # torchrun's: which process of the run this is
 WORLD = int(os.environ.get("WORLD_SIZE", 1))  # and of how many
+HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has none
 MAX_NAMED = 10  # of a list of problems; the others are counted
 
 
@@ -38,7 +40,11 @@ class InputError(ValueError):
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a script's `main`; a user's mistake or a failing disk is one line and exit status 2."""
+    """Runs a script's `main`; a user's mistake or a failing disk is one line and exit status 2.
+
+    Whatever ends it, but for SIGKILL, it takes its unfinished files with it.
+    """
+    end_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names need not be UTF-8, terminals need not show it
             stream.reconfigure(errors="backslashreplace")
@@ -47,7 +53,7 @@ def run(main: Callable[[], int | None]) -> None:
     except (InputError, OSError, MemoryError, RuntimeError) as error:
         if not (message := explain(error)):
             raise
-        print(f"{Path(sys.argv[0]).name}: {show_controls(message)}", file=sys.stderr)
+        print_lines(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -77,6 +83,21 @@ def show_controls(text: str) -> str:
         char if char.isprintable() and unicodedata.category(char)[0] != "C" else repr(char)[1:-1]
         for char in text
     )
+
+
+def safe_name(text: str) -> str:
+    """A name for Markdown and HTML alike: it is shown as it stands, and links to nothing.
+
+    An entity is text in both, never a mark: `*`, `[`, `<` and also the `:` and `.` of an address.
+    The word joiner after a dollar keeps Gradio from setting two of them as a formula.
+    """
+    entities = (
+        char
+        if char.isalnum() or char == " " or ord(char) > 127 or (char == "-" and place)
+        else f"&#{ord(char)};"
+        for place, char in enumerate(show_controls(text))  # a - at the start would be a list
+    )
+    return "".join(entities).replace("&#36;", "&#36;&#8288;")
 
 
 def join_names(names: Iterable[object], most: int = MAX_NAMED) -> str:
@@ -129,13 +150,22 @@ def at_least(low: float, kind: type = int, below: float = math.inf) -> Callable[
     return number
 
 
-def print0(*words: object) -> None:
-    """Prints at once, on the first process only."""
+def print_lines(*lines: object, file: TextIO | None = None) -> None:
+    """Prints each at once, as one line whatever stands in it: names and cells are strangers'."""
+    try:
+        for line in lines:
+            print(show_controls(str(line)), file=file, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        # `| head` has seen enough, or the terminal was closed: the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (file or sys.stdout).fileno())
+
+
+def print0(*lines: object) -> None:
+    """As print_lines, on the first process only."""
     if RANK == 0:
-        try:
-            print(*words, flush=True)
-        except BrokenPipeError:  # `| head` has seen enough: the work goes on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_lines(*lines)
 
 
 @contextmanager
@@ -223,7 +253,7 @@ def open_for_writing(path: str | Path) -> Iterator[TextIO]:
             yield file
         return
     check_writable(path)
-    with write_atomically(path) as part, part.open("w", **options) as file:
+    with locked(path), write_atomically(path) as part, part.open("w", **options) as file:
         yield file
 
 
@@ -235,7 +265,7 @@ def write_json(path: str | Path, content: dict) -> None:
 def check_writable(path: str | Path) -> None:
     """Makes the folder of `path` and writes there, before hours are spent on what goes into it."""
     check_regular(path)
-    path = Path(path)
+    path = Path(path).resolve()  # where write_atomically goes
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.with_name(f".{path.name}.probe")
@@ -247,7 +277,7 @@ def check_writable(path: str | Path) -> None:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Refuses a second run that would write `path` while the first one does.
+    """Refuses a second run that would write `path`, by whatever name, while the first one does.
 
     Raises:
         InputError: another run holds it.
@@ -255,12 +285,14 @@ def locked(path: str | Path) -> Iterator[None]:
     if not fcntl:  # Windows
         yield
         return
-    lock = Path(path).with_name(f".{Path(path).name}.lock")
+    path = Path(path).resolve()
+    lock = path.with_name(f".{path.name}.lock")
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"{path}: another run is writing it; choose another file") from error
+            busy = "another run is writing it: wait until it ends, or choose another"
+            raise InputError(f"{path}: {busy}") from error
         try:
             yield
         finally:
@@ -282,9 +314,30 @@ def check_format(content: dict, newest: int) -> int:
 # --- signals and processes ----------------------------------------------------------------------
 
 
+def ending_signals() -> list[int]:
+    """Ctrl-C, SIGTERM, and that the terminal was closed, unless `nohup` has that ignored."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP and signal.getsignal(HANGUP) != signal.SIG_IGN:
+        numbers.append(HANGUP)
+    return numbers
+
+
+def end_on_signals() -> None:
+    """From now on SIGTERM and the terminal's end this process as an error does, and Ctrl-C."""
+    process = os.getpid()
+
+    def end(number: int, _frame: object) -> None:
+        if os.getpid() != process:  # a pool keeps what its task raises, and waits for its death
+            os._exit(128 + number)
+        sys.exit(128 + number)
+
+    for number in {*ending_signals()} - {signal.SIGINT}:
+        signal.signal(number, end)
+
+
 @contextmanager
 def deferred_signals(also: Callable[[int], None] | None = None) -> Iterator[list[int]]:
-    """Yields the list of Ctrl-C and SIGTERM received, for the loop to look at between batches.
+    """Yields the list of ending signals received, for the loop to look at between batches.
 
     Args:
         also: called at once with the number of each.
@@ -296,7 +349,7 @@ def deferred_signals(also: Callable[[int], None] | None = None) -> Iterator[list
         if also:
             also(number)
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, receive) for number in ending_signals()}
     try:
         yield received
     finally:
@@ -305,11 +358,12 @@ def deferred_signals(also: Callable[[int], None] | None = None) -> Iterator[list
 
 
 def start_worker() -> None:
-    """Leaves Ctrl-C to the parent, and ends with it, should it be killed."""
+    """Leaves what a terminal sends to the parent, and ends with it, should it be killed."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)  # BLAS threads of several processes in each other's way halve the speed
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in {*ending_signals()} - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
 
     def end_with_parent():
         parent_process().join()
@@ -318,8 +372,17 @@ def start_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def map_processes(function: Callable, tasks: list, jobs: int, chunk: int = 1) -> Iterator:
+def map_processes(
+    function: Callable,
+    tasks: list,
+    jobs: int,
+    chunk: int = 1,
+    on_error: Callable[[], None] = lambda: None,
+) -> Iterator:
     """Yields `function(task)` for every task, in order, computed in `jobs` processes.
+
+    Args:
+        on_error: called when one has failed, before the others are waited for.
 
     Raises:
         InputError: a process was killed.
@@ -330,5 +393,8 @@ def map_processes(function: Callable, tasks: list, jobs: int, chunk: int = 1) ->
     except BrokenProcessPool as error:
         advice = "Run again to go on (training with --resume), with fewer --jobs"
         raise InputError(f"a process was killed, for lack of memory? {advice}") from error
+    except BaseException:
+        on_error()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)

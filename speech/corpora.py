@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from speech.audio import SOUND, hash_file, list_files, match_names, name_sound
-from speech.cli import InputError, join_names, join_problems
+from speech.cli import InputError, join_names, join_problems, print_lines
 from speech.dataset import (
     COLUMNS,
     GENDERS,
@@ -293,7 +293,7 @@ def read_sds(folder: Path) -> float:
     for name, factor in (("new_label.txt", 1.0), ("label.txt", 1.25)):
         path = folder / name
         if path.is_file():
-            text = read_text(path).strip()
+            text = read_text(path)[0].strip()
             number = pd.to_numeric(text, errors="coerce")
             if not 0 <= number * factor <= MAX_SDS:
                 raise InputError(f"{name_sound(path)}: {text!r:.20} is no SDS score")
@@ -354,7 +354,7 @@ def read_fold_list(path: Path) -> dict[tuple[str, str], set[str]]:
     Five columns of file names in quotes for the readings, and some further five for the
     interviews; the first row names the task above its first column, the second the folds.
     """
-    text = read_text(path)
+    text = read_text(path)[0]
     separator = max(",;\t", key=text.count)
     rows = [
         [cell.strip(" '\"") for cell in row]
@@ -542,7 +542,7 @@ def read_corpus(
     findings.sounds += [p for p in files.values() if re.search(SOUND + "$", p.name.lower())]
     layout, reason = (layout, "--layout") if layout else recognise(files, labels)
     name, _, read = LAYOUTS[layout]
-    print(f"{source}: {name} ({reason})")
+    print_lines(f"{source}: {name} ({reason})")
     if labels and layout != "folder":
         beside = labels.resolve().glob("*.csv") if labels.is_dir() else [labels.resolve()]
         files |= {str(path): path for path in beside if path not in files.values()}

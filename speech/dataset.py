@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from speech.cli import InputError, join_names, join_problems, open_file, read_file, show_controls
+from speech.decode import NO_CLIP, name_kind
 
 import numpy as np
 import pandas as pd
@@ -85,12 +86,14 @@ def open_clip(source: str | Path | bytes) -> Iterator[BinaryIO]:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})") from error
     except Exception as error:  # numpy's header parser raises a dozen kinds on hostile input
-        raise InputError("not a .npy file, or a damaged one") from error
+        kind = name_kind(source, NO_CLIP)
+        found = f" ({kind})" if kind else ", or a damaged one"
+        raise InputError(f"not a .npy file{found}") from error
 
 
-def read_shape(path: str | Path) -> tuple[int, int]:
+def read_shape(source: str | Path | bytes) -> tuple[int, int]:
     """The shape (M, T) of a .npy clip, by its header alone; InputError as of read_spectrogram."""
-    with open_clip(path) as file:
+    with open_clip(source) as file:
         return read_header(file)[0]
 
 
@@ -131,6 +134,7 @@ def write_clip(path: Path, clip: np.ndarray) -> None:
 # A spreadsheet would compute what begins so, also in full width or behind a tab or a line's end.
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 SAVE_AS = "save it as CSV UTF-8 (in Excel: File, Save As, 'CSV UTF-8')"
+MAX_COLUMNS = 10_000  # pandas takes 50 us for each
 SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and .xls, begin
 
 
@@ -139,8 +143,8 @@ def quote_formulas(cells: Iterable[object]) -> list[object]:
     return [f"'{cell}" if str(cell).startswith(FORMULA) else cell for cell in cells]
 
 
-def read_text(path: str | Path, errors: str = "strict") -> str:
-    """A table's text; what is not UTF-8 is refused, as wrong letters would merge names.
+def read_text(path: str | Path, errors: str = "strict") -> tuple[str, str]:
+    """A table's text, and SHA-256; what is not UTF-8 is refused: wrong letters would merge names.
 
     Args:
         errors: "replace" takes it, with wrong letters.
@@ -156,7 +160,7 @@ def read_text(path: str | Path, errors: str = "strict") -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4096]:
         raise InputError(f"{path}: UTF-16 text or no text, expected UTF-8: {SAVE_AS}")
     try:
-        return data.decode("utf-8-sig", errors)
+        return data.decode("utf-8-sig", errors), hashlib.sha256(data).hexdigest()
     except UnicodeDecodeError as error:
         row = data[: error.start].count(b"\n") + 1
         raise InputError(f"{path}: not UTF-8 text (row {row}): {SAVE_AS}") from error
@@ -172,12 +176,13 @@ def read_table(path: str | Path, *columns: str, ragged: bool = False) -> pd.Data
 
     Returns:
         Stripped text in every cell, column names like `participant_id`; rows without any text are
-        left out, and the index + 2 is the row's number in a spreadsheet.
+        left out, and the index + 2 is the row's number in a spreadsheet. attrs["sha256"] is the
+        file's.
 
     Raises:
         InputError: one line that names the file, what was found and how to save it.
     """
-    text = read_text(path, "replace" if ragged else "strict")
+    text, sha256 = read_text(path, "replace" if ragged else "strict")
     text = re.sub(r"\Asep=.\r?\n", "", text)  # Excel's own first line
     separator = max(",;\t", key=text.partition("\n")[0].count)
     # DAIC-WOZ's transcripts, with tabs, have stray quotation marks.
@@ -187,6 +192,8 @@ def read_table(path: str | Path, *columns: str, ragged: bool = False) -> pd.Data
         header, *rows = [[cell.strip() for cell in line] for line in lines] or [[]]
     except csv.Error as error:
         raise InputError(f"{path}: not a CSV file ({error})") from error
+    if len(header) > MAX_COLUMNS:
+        raise InputError(f"{path}: {len(header)} columns, expected at most {MAX_COLUMNS}")
     header = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in header]  # ParticipantID
     header = [re.sub(r"[\s.-]+", "_", name.lower()) for name in header]
     if not set(columns) <= set(header):
@@ -202,6 +209,7 @@ def read_table(path: str | Path, *columns: str, ragged: bool = False) -> pd.Data
             reason = f"{found}: a name with a separator in it needs quotation marks; {SAVE_AS}"
             raise InputError(f"{path}: {reason}")
     table = pd.DataFrame(rows, index=numbers, columns=header, dtype=str)
+    table.attrs["sha256"] = sha256
     return table.loc[:, [bool(name) or table.iloc[:, i].any() for i, name in enumerate(header)]]
 
 
@@ -223,6 +231,7 @@ COLUMNS = {  # what a column may be called
 }
 
 
+MAX_NAME, MAX_PATH = 255, 4096  # letters: Linux's bounds
 INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
 compose = partial(unicodedata.normalize, "NFC")  # spreadsheets compose é, macOS decomposes it
 
@@ -306,6 +315,10 @@ def read_rows(path: str | Path, key: str) -> tuple[pd.DataFrame, list[str], list
     if table.empty:
         raise InputError(f"{path}: expected a header and a row per {key}, found no row")
     notes = rename_columns(table, key, path)
+    most = {name: MAX_PATH if name == "file" else MAX_NAME for name in table}
+    long = [(name, table[name].str.len() > most[name], "is too long") for name in table]
+    if problems := list_problems(table, long):  # some checks take quadratic time
+        raise InputError(join_problems(str(path), problems))
     problems = normalise_rows(table, path)
     if "participant" in table:
         problems += find_alike(table["participant"], "participants")
@@ -316,7 +329,9 @@ def read_rows(path: str | Path, key: str) -> tuple[pd.DataFrame, list[str], list
 
 def find_stems(name: str) -> set[str]:
     """What could be the participant's part of an id: before its last part, its first number, ..."""
-    first, last = re.match(r"[^\W_]*", name)[0], re.sub(r"[\W_]+[^\W_]*$", "", name)
+    first = re.match(r"[^\W_]*", name)[0]
+    end = re.match(r"[^\W_]*[\W_]+", name[::-1])  # a search for its start would be quadratic
+    last = name[: -end.end()] if end else name
     through_number = re.match(r"\D*\d*", name)[0]
     return {first, last, through_number} - {name, ""}
 

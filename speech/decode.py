@@ -6,6 +6,7 @@ Shapes: k samples of a block.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,21 +22,37 @@ SUFFIXES = "m4a|mp4|webm|3gp|3g2|aac|amr|wma|mka|mkv|mov"  # that people's recor
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,amr,amrnb,amrwb,asf"  # no playlists
 BLOCK = 2**16  # samples; FFmpeg's own frames have a thousand
 PROBE_BYTES = 4096
-KINDS = {  # how files begin that people choose by mistake
+KINDS = {  # how files begin, or go on at one of PLACES, that people choose by mistake
     b"%PDF": "a PDF",
     b"PK\x03\x04": "a ZIP archive or an Office document",
+    b"\xd0\xcf\x11\xe0": "an old Office document",
+    b"{\\rtf": "an RTF document",
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
     b"GIF8": "a GIF picture",
+    b"WEBP": "a WebP picture",
+    b"AVI ": "an AVI video",
+    b"MThd": "a MIDI file: notes, no sound",
     b"<!doctype html": "a web page",
     b"<html": "a web page",
-    b"\x93NUMPY": "a NumPy array: name it .npy",
 }
+KINDS |= dict.fromkeys((b"II*\0", b"MM\0*"), "a TIFF picture")
+KINDS |= dict.fromkeys((b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"), "a HEIC picture")
+KINDS |= dict.fromkeys((b"ftypavif", b"ftypavis"), "an AVIF picture")
+ARCHIVES = (b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ", b"ustar")
+KINDS |= dict.fromkeys(ARCHIVES, "an archive: unpack it")
+PLACES = 0, 4, 8, 257  # of MP4's, RIFF's and tar's kinds
+SOUNDS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"FORM": ".aif"}
+SOUNDS |= {b"\xff\xfb": ".mp3", b"ftyp": ".m4a", b"\x1aE\xdf\xa3": ".webm"}
+NO_SOUND = KINDS | {b"\x93NUMPY": "a NumPy array: name it .npy"}
+NO_CLIP = KINDS | {start: f"sound: name it {suffix}" for start, suffix in SOUNDS.items()}
 
 
-def read_start(path: str | Path) -> bytes:
+def read_start(source: str | Path | bytes) -> bytes:
     """How a file begins; empty where it cannot be read, which whoever opens it will say."""
-    with contextlib.suppress(OSError, InputError), open_file(path) as file:
+    if isinstance(source, bytes):
+        return source[:PROBE_BYTES]
+    with contextlib.suppress(OSError, InputError), open_file(source) as file:
         return file.read(PROBE_BYTES)
     return b""
 
@@ -52,10 +69,14 @@ def is_foreign(path: str | Path) -> bool:
     )
 
 
-def name_kind(path: str | Path) -> str:
-    """What a file is that is no sound, "" where that is not known."""
-    start = read_start(path).lstrip().lower()
-    return next((kind for head, kind in KINDS.items() if start.startswith(head.lower())), "")
+def name_kind(source: str | Path | bytes, kinds: dict[bytes, str] = NO_SOUND) -> str:
+    """What a file is that is not what its name says, "" where that is not known."""
+    start = read_start(source).lstrip().lower()
+    for head, kind in kinds.items():
+        if any(start.startswith(head.lower(), place) for place in PLACES):
+            return kind
+    is_text = b"\n" in start and re.fullmatch(rb"[\t\r\n -\xff]+", start)
+    return "text" if is_text else ""
 
 
 # --- decoding -----------------------------------------------------------------------------------
@@ -72,7 +93,8 @@ def open_container(path: str | Path) -> Iterator["av.container.InputContainer"]:
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
         with av.open(str(path), options=options) as container:
             if not container.streams.audio:
-                raise InputError("there is no sound in it")
+                video = "a video without sound" if container.streams.video else ""
+                raise InputError(f"not readable as sound ({video or 'there is none in it'})")
             yield container
     except InputError:
         raise

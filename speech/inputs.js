@@ -1,19 +1,26 @@
-// The box for files: what the chooser offers, and what is too much said before it is uploaded.
+// The box for files: what the chooser offers, more files, and what is too much before it is uploaded.
 // Gradio calls this with `element` and `trigger`.
 const { accept, files, bytes } = element.querySelector("[data-accept]").dataset;
 
+const more = element.querySelector("button");
+const find = () => document.querySelector("#files input[type=file]");
+const count = () => document.querySelectorAll("#files tr.file").length;
+
 function offer() {
-  document.querySelector("#files input[type=file]")?.setAttribute("accept", accept);
+  find()?.setAttribute("accept", accept);
+  more.hidden = !count();
 }
 
 function check(event, chosen) {
   const size = [...chosen].reduce((sum, file) => sum + file.size, 0);
-  if (chosen.length <= +files && size <= +bytes) return;
+  const number = count() + chosen.length;
+  if (number <= +files && size <= +bytes) return;
   event.preventDefault();
   event.stopImmediatePropagation();
-  trigger("select", { index: [chosen.length, size] });
+  trigger("select", { index: [number, size] });
 }
 
+more.addEventListener("click", () => find().click());
 offer();
 // Gradio makes the box anew now and then.
 new MutationObserver(offer).observe(document.body, { childList: true, subtree: true });

@@ -4,16 +4,27 @@ import io
 from collections.abc import Iterator
 
 from speech import report
+from speech.cli import InputError, join_names
 from speech.verdict import NO_VERDICT, Row
 
 import pandas as pd
 
 
 def match_labels(rows: list[Row], labels: pd.DataFrame) -> pd.DataFrame:
-    """The clips that have a label, their own or their recording's, as report.py scores them."""
+    """The clips that have a label, their own or their recording's, as report.py scores them.
+
+    Raises:
+        InputError: a label could be that of several files, whose names are the same.
+    """
     clips = [row for row in rows if row.clip and row.probability is not None]
     clips = pd.DataFrame(clips, columns=Row._fields)
-    ids = clips["clip"].where(clips["clip"].isin(labels["id"]), clips["participant"])
+    own = clips["clip"].isin(labels["id"])
+    ids = clips["clip"].where(own, clips["participant"])
+    people = clips.groupby("clip")["participant"].transform("nunique")
+    unclear = ids.isin(labels["id"]) & ((own & clips["clip"].duplicated(keep=False)) | (people > 1))
+    if unclear.any():
+        named = join_names(clips["clip"][unclear].unique(), 3)
+        raise InputError(f"labels: several files have clips named {named}: rename the files")
     clips = clips.assign(id=ids, answered=clips["verdict"] != NO_VERDICT)
     return labels.merge(clips[["id", "probability", "answered"]], on="id")
 

@@ -1,6 +1,9 @@
 """The page's look: Gradio's theme, the style sheet, and the scripts of its own parts."""
 
+import json
 from pathlib import Path
+
+from speech import words
 
 import gradio as gr
 
@@ -16,6 +19,8 @@ THEME = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **FONTS).se
 )
 TIMELINE_JS = (FOLDER / "timeline.js").read_text(encoding="utf-8")
 INPUTS_JS = (FOLDER / "inputs.js").read_text(encoding="utf-8")
+WORDS_JS = f"const texts = {json.dumps(words.translations())};\n"
+WORDS_JS += (FOLDER / "words.js").read_text(encoding="utf-8")
 # On a phone the card lies below what was clicked: show it when it says something new.
 SCROLL_JS = """element.setAttribute("aria-live", "polite");
 watch("value", () => {
@@ -25,7 +30,13 @@ watch("value", () => {
   if (far) setTimeout(() => card.scrollIntoView(), 150); // once the page has its new length
 });"""
 MICROPHONE_JS = """(async () => {
-  const devices = (await navigator.mediaDevices?.enumerateDevices().catch(() => [])) ?? [];
-  const found = devices.some((device) => device.kind === "audioinput");
-  element.querySelector("p").hidden = found;
+  const asked = navigator.permissions?.query({ name: "microphone" }).catch(() => null);
+  const allowed = (await asked) ?? {};
+  async function look() {
+    const devices = (await navigator.mediaDevices?.enumerateDevices().catch(() => [])) ?? [];
+    const found = devices.some((device) => device.kind === "audioinput");
+    element.querySelector("p").hidden = found && allowed.state !== "denied";
+  }
+  allowed.onchange = look;
+  look();
 })();"""

@@ -141,7 +141,10 @@ def check_metadata(metadata: dict) -> dict:
     metadata = {"members": 1} | metadata | {"format": WEIGHTS_FORMAT}
     shape, arguments, data = (metadata[name] for name in ("shape", "arguments", "data"))
     json.dumps(metadata, ensure_ascii=False).encode()  # lone surrogates cannot be printed
-    _ = data["corpus"], data["split"], set(data["seen"]), metadata["versions"].items()
+    _ = set(data["seen"])  # raises unless it is a list
+    words, both = [data["corpus"] or "", data["split"], data["sha256"]], data["on_both_sides"]
+    counts = [n for name in ("clips", "participants", "total") for n in data[name].values()]
+    counts += both.values() if type(both) is dict else [both]  # a number in earlier versions
     usable = {
         "members": is_count(metadata["members"]) and 1 <= metadata["members"] <= MOST_MEMBERS,
         "arguments": all(is_argument(*item) for item in arguments.items()),
@@ -152,7 +155,9 @@ def check_metadata(metadata: dict) -> dict:
         "preprocessing": makes_shape(metadata["preprocessing"]["sound"], shape),
         "data": type(data["synthetic"]) is bool
         and data["clips"].keys() == data["participants"].keys()
-        and all(map(is_count, [*data["clips"].values(), *data["participants"].values()])),
+        and all(map(is_count, counts))
+        and all(type(word) is str for word in words),
+        "versions": all(type(word) is str for word in metadata["versions"].values()),
         "class_names": metadata["class_names"] == list(CLASS_NAMES),  # or a verdict is inverted
         "test": all(
             is_score(entry)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
+from speech.cli import show_controls
+
 import numpy as np
 import pandas as pd
 from numpy import ndarray as Array
@@ -282,7 +284,7 @@ def format_row(title: str, cells: list[str]) -> str:
 
 def format_group(title: str, group: dict) -> list[str]:
     """Lines about a part of the clips."""
-    lines = [f"{title}: {describe_people(group)}"]
+    lines = [f"{show_controls(title)}: {describe_people(group)}"]
     for level, name in LEVELS.items():
         cells = [format_score(group[level].get(metric)) for metric in BRIEFLY]
         lines.append(format_row(f"  {name}", cells))
@@ -332,7 +334,8 @@ def compare_with_baseline(network: dict, baseline: dict) -> str:
 def format_summary(title: str, summary: dict, baseline: dict | None = None) -> str:
     """Summaries of the same clips as text of at most 100 columns; its last line compares them."""
     models = {": network": summary, ": baseline": baseline} if baseline else {"": summary}
-    lines = [title, f"{describe_people(summary)}. In brackets: 95% interval over people."]
+    about = f"{describe_people(summary)}. In brackets: 95% interval over people."
+    lines = [show_controls(title), about]
     if mixed := summary["mixed"]:
         lines.append(f"{mixed} of them have clips of both labels, and count as a person for each.")
     lines += ["", format_row("", [name + kind for name in LEVELS.values() for kind in models])]

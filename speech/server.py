@@ -37,9 +37,11 @@ from urllib.parse import parse_qsl
 
 from speech.audio import SETTINGS, cached_by_file, forget_files, read_facts
 from speech.cli import InputError, deferred_signals, show_controls
+from speech.cli import safe_name as safe_name  # for the page as well
 from speech.dataset import read_shape
 
 import uvicorn.config
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
@@ -57,7 +59,7 @@ except ImportError:  # Windows
 
 MAX_UPLOAD_BYTES = 90 * 2**20  # half an hour of 16-bit mono at 48 kHz; 256 clips in float64
 MAX_JSON_BYTES = 2**20  # 256 files as the page names them are 0.3 MB
-MAX_FILES, MAX_PART_BYTES = 256, 8192  # of a call: listed at once, and each; kept for the session
+MAX_FILES, MAX_PART_BYTES = 256, 8192  # of a call: listed at once, and each of its values
 MAX_FORM_BYTES = 4096  # a log-in, or a cancelled event
 MAX_HELD_BYTES = 64 * 2**20  # of JSON in memory for all visitors together
 MAX_URL_BYTES = MAX_HEADER_BYTES = 4096  # a name of 255 letters in UTF-8, quoted, is 0.8 kB
@@ -66,11 +68,14 @@ MIN_FREE_BYTES = 2**30  # of the disk; under it, uploads are refused
 STALLED_SECONDS = 30.0  # without a byte of a body, or of a first request
 MAX_CONNECTIONS, FILES_KEPT = 1000, 64  # files that connections leave for uploads and pictures
 ACCEPTED_AT_ONCE, QUEUED = 16, 2048  # connections; the former before any of them is counted
+HEEDED = {f"GRADIO_{name}" for name in ("SERVER_NAME", "SERVER_PORT", "NUM_PORTS", "ROOT_PATH")}
+HEEDED |= {"GRADIO_BLOCKED_PATHS", "GRADIO_SHARE_SERVER_ADDRESS"}  # where it is, and what it hides
 
 MAX_SOUND_SECONDS = 2 * 3600  # of one request: 20 s of work for both models on two cores
 LONG_SECONDS, MOST_LONG = 600, 4  # of these at once, a GB together; others are refused for now
 DENSE = 2 * 48_000  # samples a second; of what has more, a second costs and counts for more
 KEEP_SECONDS, SWEEP_SECONDS = 30 * 60, 30  # of uploads: time for another look at the results
+SWEPT = f"deleted after {KEEP_SECONDS // 60} minutes: choose it again"
 FORGOTTEN_SECONDS = 24 * 3600  # a folder without a lock file is of an older version, if of ours
 UNHEARD_SECONDS = 30.0  # a call whose answer nobody has asked for by then was not meant
 MAX_KEPT = 512  # answers, sessions and uploads that nobody has fetched or ended
@@ -82,24 +87,6 @@ LOG_SECONDS, LOG_BURST, LOG_LENGTH = 1.0, 20, 300  # a line a second after the f
 TURN_SECONDS = 0.1  # of work before another job is let on
 WAIT_SECONDS = 1.0  # for a step to end; then a job that has worked less goes on beside it
 MAX_JOBS, MAX_WAITING = 32, 64  # at work in turns, and in the queue behind them
-
-
-# --- names from strangers -----------------------------------------------------------------------
-
-
-def safe_name(text: str) -> str:
-    """A name for Markdown and HTML alike: it is shown as it stands, and links to nothing.
-
-    An entity is text in both, never a mark: `*`, `[`, `<` and also the `:` and `.` of an address.
-    The word joiner after a dollar keeps Gradio from setting two of them as a formula.
-    """
-    entities = (
-        char
-        if char.isalnum() or char == " " or ord(char) > 127 or (char == "-" and place)
-        else f"&#{ord(char)};"
-        for place, char in enumerate(show_controls(text))  # a - at the start would be a list
-    )
-    return "".join(entities).replace("&#36;", "&#36;&#8288;")
 
 
 # --- the temporary folder -----------------------------------------------------------------------
@@ -179,11 +166,15 @@ class Folder:
 def open_folder(prefix: str = "speech-") -> Folder:
     """Makes the folder and names it to Gradio, which must not be imported yet; removed at exit.
 
-    A child process that imports the page again gets its parent's.
+    A child process that imports the page again gets its parent's. Of Gradio's other variables only
+    those stay that are HEEDED: a forgotten one could open what is closed here.
     """
     parents = os.environ.get("GRADIO_TEMP_DIR")
     if parent_process() and parents:
         return Folder(Path(parents))
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        if name not in HEEDED:
+            del os.environ[name]
     root = Path(tempfile.gettempdir())
     remove_dead(root, prefix)
     folder = Folder(root / f"{prefix}{secrets.token_hex(4)}")
@@ -351,14 +342,19 @@ def check_strings(scope: Scope, names: dict[str, str]) -> dict[str, str]:
     return dict(pairs)
 
 
-def check_data(data: object) -> None:
-    """Refuses more, or longer, than a page sends: Gradio keeps it for the session."""
-    for value in data if isinstance(data, list) else []:
-        parts = value if isinstance(value, list) else [value]
-        if len(parts) > MAX_FILES:
-            raise Refused(422, f"{len(parts)} files, expected at most {MAX_FILES} at once.")
-        if any(len(json.dumps(part)) > MAX_PART_BYTES for part in parts):
-            raise Refused(422, f"A value is longer than {MAX_PART_BYTES} bytes.")
+def check_values(content: dict) -> None:
+    """Refuses more, or longer, than a page sends: it is kept until the answer is fetched.
+
+    Arguments stand in `data`, of call/v2 beside it; event_data too lists all files.
+    """
+    others = dict(content)
+    data = others.pop("data", None)
+    values = [*others.values(), *(data if isinstance(data, list) else [data])]
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    if (most := max(map(len, lists), default=0)) > MAX_FILES:
+        raise Refused(422, f"{most} files, expected at most {MAX_FILES} at once.")
+    if any(len(json.dumps(part)) > MAX_PART_BYTES for part in itertools.chain(*lists)):
+        raise Refused(422, f"A value is longer than {MAX_PART_BYTES} bytes.")
 
 
 def check_call(scope: Scope, route: Route, names: dict[str, str], body: bytes) -> None:
@@ -368,12 +364,12 @@ def check_call(scope: Scope, route: Route, names: dict[str, str], body: bytes) -
         raise Refused(404, ELSEWHERE)
     try:
         content = json.loads(body)
-        check_data(content.get("data") if isinstance(content, dict) else None)
+        if not isinstance(content, dict):
+            raise Refused(422, "The body is not a JSON object.")
+        check_names(content.items())
+        check_values(content)
     except (ValueError, RecursionError) as error:
         raise Refused(400, "The body is not JSON.") from error
-    if not isinstance(content, dict):
-        raise Refused(422, "The body is not a JSON object.")
-    check_names(content.items())
     functions = getattr(get_page(scope), "fns", None)
     if functions is not None:
         known = {function.api_name for function in functions.values()}
@@ -698,6 +694,33 @@ class Budget:
             raise InputError(f"more than {most} of sound at once{advice}")
 
 
+def keep_little() -> None:
+    """Gradio keeps no form's fields, no inputs with their session, no error with inputs in it."""
+    from gradio import queueing, route_utils, state_holder
+
+    class Parser(route_utils.GradioMultiPartParser):
+        async def parse(self) -> FormData:
+            self.max_files, self.max_fields = MAX_FILES, 0  # fields would lie in memory
+            try:
+                return await super().parse()
+            except BaseException:  # Gradio removes files after its own errors alone
+                for file in self._files_to_close_on_error:
+                    file.close()
+                    Path(file.name).unlink(missing_ok=True)
+                raise
+
+    def shorten(*error: object) -> dict:
+        return {
+            name: value[:MAX_PART_BYTES] if isinstance(value, str) else value
+            for name, value in payload(*error).items()
+        }
+
+    payload, queueing.error_payload = queueing.error_payload, shorten
+    route_utils.GradioMultiPartParser = Parser
+    # It keeps them for links to sessions, which are closed.
+    state_holder.SessionState._update_value_in_config = lambda *_: None
+
+
 def forget_visitors(page: object, folder: Folder, seconds: float = KEEP_SECONDS) -> None:
     """Bounds what Gradio keeps by visitors' strings: results expire with the files.
 
@@ -773,7 +796,8 @@ class Connection(H11Protocol):
 def limit_connections() -> None:
     """Uvicorn uses our Connection, and leaves files free for what visitors ask for."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
-    uvicorn.Config.__init__ = partialmethod(uvicorn.Config.__init__, backlog=ACCEPTED_AT_ONCE)
+    options = {"backlog": ACCEPTED_AT_ONCE, "log_config": None}  # its records go to the root's
+    uvicorn.Config.__init__ = partialmethod(uvicorn.Config.__init__, **options)
     if resource:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
@@ -842,11 +866,13 @@ def log_failure() -> None:
 
 
 def limit_logs() -> None:
-    """One limit for Uvicorn, asyncio and Gradio, which prints tracebacks past all loggers."""
+    """One limit for all loggers and warnings, and for Gradio, which prints tracebacks past them."""
     import gradio
 
-    for name in ("uvicorn.error", "uvicorn.access", "asyncio", "gradio"):
-        logging.getLogger(name).filters[:] = [LOG_LIMIT]
+    handler = logging.StreamHandler()
+    handler.addFilter(LOG_LIMIT)  # a logger's own filter does not see what its children say
+    logging.basicConfig(format="%(message)s", handlers=[handler])
+    logging.captureWarnings(True)
     for module in (gradio.queueing, gradio.routes):
         module.traceback = SimpleNamespace(print_exc=log_failure)
 
@@ -859,9 +885,11 @@ def quick_imports() -> Iterator[None]:
     """Within it, PyTorch and Gradio take two thirds of the time.
 
     Gradio writes its editor stubs anew at each start, 1 s, but not for classes without a file; and
-    the garbage collector looks in vain at what stays.
+    the garbage collector looks in vain at what stays. A port that is no number would be a
+    traceback: whoever reads it later can say what is wrong.
     """
     find_file, collects = inspect.getfile, gc.isenabled()
+    port = os.environ.pop("GRADIO_SERVER_PORT", None)
 
     def find_others_file(thing: object) -> str:
         if str(getattr(thing, "__module__", "")).startswith("gradio."):
@@ -874,6 +902,8 @@ def quick_imports() -> Iterator[None]:
         yield
     finally:
         inspect.getfile = find_file
+        if port:
+            os.environ["GRADIO_SERVER_PORT"] = port
         if collects:
             gc.enable()
 
@@ -904,6 +934,7 @@ def start(
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder.ensure())
     limit_connections()
     limit_logs()
+    keep_little()
     page.queue(api_open=False, max_size=MAX_WAITING, default_concurrency_limit=MAX_JOBS)
     with contextlib.redirect_stdout(io.StringIO()):  # Gradio explains a refused link at length
         _, local, public = page.launch(

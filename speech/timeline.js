@@ -30,7 +30,7 @@ function load(file) {
   const path = JSON.parse(audio.dataset.paths)[file];
   const root = window.gradio_config?.root ?? "";
   audio.dataset.file = file;
-  element.querySelector(".unplayable").hidden = true; // perhaps another's
+  for (const words of element.querySelectorAll(".unplayable, .gone")) words.hidden = true; // another's
   audio.src = `${root}/gradio_api/file=${encodeURI(path).replaceAll("#", "%23").replaceAll("?", "%3F")}`;
 }
 
@@ -54,8 +54,9 @@ function prepare() {
   if (!audio) return;
   load(Object.keys(JSON.parse(audio.dataset.paths))[0]);
   audio.addEventListener("timeupdate", follow);
-  audio.addEventListener("error", () => {
-    element.querySelector(".unplayable").hidden = false;
+  audio.addEventListener("error", async () => {
+    const { ok } = await fetch(audio.src, { method: "HEAD" });
+    element.querySelector(ok ? ".unplayable" : ".gone").hidden = false;
   });
 }
 

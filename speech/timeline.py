@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from speech.card import CLASSES
 from speech.report import CLASS_NAMES
+from speech.server import SWEPT
 from speech.verdict import Row, format_number
 
 import numpy as np
@@ -96,6 +97,7 @@ class Session(NamedTuple):
     model: str
     clips: list[Row]
     places: list[tuple[int, float]]  # of each clip: which path, and where it starts, in seconds
+    csv: str = ""  # its path
 
 
 def is_clip(path: Path) -> bool:
@@ -121,18 +123,27 @@ def draw_bar(number: int, row: Row, file: str, at: float, gap: bool) -> str:
     )
 
 
+def starts_gap(clips: list[Row], i: int) -> bool:
+    """Whether another person's clips begin there."""
+    return 0 < i < len(clips) and clips[i].participant != clips[i - 1].participant
+
+
 def draw_ticks(session: Session) -> str:
-    """Seconds of one recording, otherwise names; a phone shows every second."""
-    n, one = len(session.clips), len({file for file, _ in session.places}) == 1
-    chosen = range(0, n, -(-n // MOST_TICKS))
-    texts = [
-        format_minutes(session.places[i][1]) if one else escape(session.clips[i].clip)
-        for i in chosen
-    ]
-    return "".join(
-        f'<span class="{"spare" if place % 2 else ""}" style="left:{i / n:.1%}">{text}</span>'
-        for place, (i, text) in enumerate(zip(chosen, texts, strict=True))
-    )
+    """Seconds of one recording, otherwise names, each as wide as the bars up to the next one.
+
+    A phone shows every second, and gives it the next one's room.
+    """
+    clips, one = session.clips, len({file for file, _ in session.places}) == 1
+    step, ticks = -(-len(clips) // MOST_TICKS), ""
+    for i in range(0, len(clips), step):
+        text = format_minutes(session.places[i][1]) if one else escape(clips[i].clip)
+        room = []
+        for end in (min(i + step, len(clips)), min(i + 2 * step, len(clips))):
+            room += [end - i, sum(starts_gap(clips, bar + 1) for bar in range(i, end))]
+        style = "--bars:{};--gaps:{};--phone-bars:{};--phone-gaps:{}".format(*room)
+        spare = "spare" if i // step % 2 else ""
+        ticks += f'<span class="{spare}" style="{style}" title="{text}">{text}</span>'
+    return ticks
 
 
 def draw_timeline(session: Session, seconds: float) -> str:
@@ -141,16 +152,16 @@ def draw_timeline(session: Session, seconds: float) -> str:
     sounds = {file: sounds[file] for file, _ in session.places if file in sounds}
     if not session.clips or (len(session.clips) < 2 and not sounds):
         return ""
-    bars, before = [], session.clips[0].participant
+    bars = []
     for i, (row, (file, at)) in enumerate(zip(session.clips, session.places, strict=True)):
         name = str(file) if file in sounds else ""
-        bars.append(draw_bar(i, row, name, at, row.participant != before))
-        before = row.participant
+        bars.append(draw_bar(i, row, name, at, starts_gap(session.clips, i)))
     seen = "a window to hear it and see its spectrogram" if sounds else "a clip to see it"
     player = (
         f'<audio controls preload="metadata" data-seconds="{seconds:g}" '
         f'data-paths="{escape(json.dumps(sounds))}" aria-label="The recording"></audio>'
         '<p class="unplayable hint" hidden>Your browser cannot play this kind of file.</p>'
+        f'<p class="gone hint" hidden>{SWEPT[0].upper()}{SWEPT[1:]}.</p>'
     )
     return (
         f'<section class="timeline"><h3>Clip by clip</h3><p class="hint">Click {seen} (arrow keys '

@@ -1,11 +1,12 @@
 """The notices, and what visitors read in their own language: verdicts, the notice, where help is.
 
-Gradio picks the language by the visitor's browser; English where there is none of these.
+words.js picks the language by the visitor's browser; English where there is none of these. Gradio's
+own translation has no Italian, and translates one word of a text.
 """
 
 NOTICE = "This is not a diagnosis. It is a research model's guess from a few seconds of sound; "
 NOTICE += "it can be wrong, and only a professional can assess depression."
-HELP = "[findahelpline.com](https://findahelpline.com)"  # free, confidential, in most countries
+HELP = "<a href='https://findahelpline.com' target='_blank'>findahelpline.com</a>"
 SYNTHETIC = "Trained on synthetic voices: its verdicts mean nothing about real people."
 NOT_CHECKED = "Not checked, by older weights: whether clips are like those they were trained on."
 CHECKED_BY = "Whether clips are like the training clips is checked by {} alone: {} cannot tell."
@@ -80,11 +81,21 @@ LANGUAGES |= dict.fromkeys(("zh-CN", "zh-TW", "zh"), CHINESE)
 
 
 def find_key(word: str) -> str:
-    """What Gradio's translations call a word of KEYS; a name of its own cannot be one of ours."""
+    """What translations() call a word of KEYS."""
     return f"speech.{word.replace(' ', '_')}"
 
 
 def translations() -> dict[str, dict[str, str]]:
-    """{language: {key: text}}, as gr.I18n takes them."""
+    """{language: {key: text}}, as words.js takes them."""
     keys = [find_key(word) for word in KEYS]
     return {name: dict(zip(keys, texts, strict=True)) for name, texts in LANGUAGES.items()}
+
+
+def mark(word: str, text: str = "") -> str:
+    """A word of KEYS in HTML, for words.js to translate.
+
+    Args:
+        text: what stands there in English, if not the text of ENGLISH.
+    """
+    key = find_key(word)
+    return f'<span data-word="{key}">{text or translations()["en"][key]}</span>'

@@ -13,6 +13,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from speech import words
+
 import numpy as np
 import pytest
 import soundfile
@@ -200,7 +202,7 @@ def test_clips_and_recordings_in_one_go(visit, files, tmp_path):
     expect(page.locator("#picture img")).to_be_visible()
     expect(word(page)).to_contain_text("4 people")
     expect(page.locator("#facts")).to_contain_text("1 of 5 files could not be read")
-    expect(page.locator("#facts")).to_contain_text("letter: not readable as sound (a PDF)")
+    expect(page.locator("#facts")).to_contain_text("letter.m4a: not readable as sound (a PDF)")
     expect(page.locator(".people tbody tr")).to_have_count(4)
     expect(page.locator("#table thead th:visible")).to_have_count(3)
     with page.expect_download() as download:
@@ -268,6 +270,19 @@ def test_without_a_microphone_a_sentence_says_so(browser, server):
     other.close()
 
 
+def test_a_microphone_that_is_denied_is_a_sentence(browser, server):
+    page = browser.new_page()
+    page.add_init_script("window.leave = {state: 'granted'}")
+    page.add_init_script("navigator.permissions.query = async () => leave")
+    page.goto(server.url)
+    page.get_by_role("tab", name="Microphone").click()
+    expect(page.locator("#recording")).to_be_visible()
+    expect(page.get_by_text("your browser keeps it from this page")).to_be_hidden()
+    page.evaluate("leave.state = 'denied'; leave.onchange()")
+    expect(page.get_by_text("your browser keeps it from this page")).to_be_visible()
+    page.close()
+
+
 @pytest.mark.parametrize("endpoint", ["classify", "listen"])
 def test_the_snippets_of_the_api_page_work(browser, server, tmp_path, endpoint):
     page = browser.new_page()  # not by visit: Gradio asks for parts that are not served
@@ -304,11 +319,36 @@ def test_the_box_offers_what_is_read_and_says_what_is_too_much(visit, tmp_path):
     expect(box).to_have_attribute("accept", ",".join(accepted))
 
 
-def test_the_visitors_language(visit):
-    page = visit(locale="de-DE")
+@pytest.mark.parametrize(
+    ("locale", "language"),
+    [
+        ("de-DE", words.GERMAN),
+        ("it-IT", words.ITALIAN),
+        ("it-CH", words.ITALIAN),
+        ("es-MX", words.SPANISH),
+        ("fr-CA", words.FRENCH),
+        ("zh", words.CHINESE),
+        ("zh-HK", words.CHINESE),
+        ("en-GB", words.ENGLISH),
+        ("ja", words.ENGLISH),
+    ],
+)
+def test_the_visitors_language(visit, locale, language):
+    page, (*verdicts, notice, _) = visit(locale=locale), language
     example(page, "Synthetic voice, label 0")
-    expect(word(page)).to_have_text(re_any("Depressiv", "Nicht depressiv", "Unsicher"))
-    expect(page.locator("#notice")).to_contain_text("keine Diagnose")
+    expect(word(page)).to_have_text(re.compile(f"^({'|'.join(verdicts)})$"))
+    expect(page.locator("#notice")).to_contain_text(notice)
+    expect(page.locator("#notice a")).to_have_attribute("href", "https://findahelpline.com")
+    ends = ["0 " + verdicts[1], verdicts[2], verdicts[0] + " 1"]
+    assert page.locator(".ends > span").all_inner_texts() == [
+        end if locale not in ("en-GB", "ja") else end.replace("Uncertain", "uncertain")
+        for end in ends
+    ]
+    example(page, "Four voices (.npy)")
+    expect(word(page)).to_have_text(re_any("4 people"))
+    cells = {cell.lower() for cell in page.locator(".people .word").all_inner_texts()}
+    assert cells and cells <= {verdict.lower() for verdict in verdicts}
+    assert any(verdict.lower() in word(page).inner_text().lower() for verdict in verdicts)
 
 
 class Proxy(BaseHTTPRequestHandler):
@@ -411,6 +451,45 @@ def test_a_change_while_it_works_ends_the_work(visit, server, two_hours):
     assert word(page).inner_text() == "Ready"
 
 
+def test_an_example_while_it_works_ends_the_work(visit, server, two_hours):
+    page = visit()
+    choose(page, two_hours)
+    page.click("#classify")
+    expect(page.locator("#facts [role=progressbar]")).to_be_visible()
+    example(page)
+    verdict = word(page).inner_text()
+    assert_idle(server)
+    assert word(page).inner_text() == verdict != "Working"
+
+
+def test_files_are_added_to_those_chosen_up_to_the_limit(visit, files, tmp_path):
+    page = visit(PHONE)
+    expect(page.locator("#more")).to_be_hidden()
+    choose(page, files / "001_clip_0.npy")
+    for path in (files / "002_clip_0.npy", files / "003.wav"):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Add files").click()
+        chooser.value.set_files(str(path))
+        expect(page.locator("#files tr.file", has_text=path.stem)).to_be_visible()
+    expect(page.locator("#count")).to_have_text("3 files, 3 people")
+    paths = [tmp_path / f"{n:03}_clip_0.npy" for n in range(254)]
+    for path in paths:
+        path.touch()
+    page.locator("#files input[type=file]").set_input_files([str(path) for path in paths])
+    expect(page.locator("#facts")).to_contain_text("257 files, 0 MB; at most 256 files")
+    expect(page.locator("#count")).to_have_text("3 files, 3 people")
+
+
+def test_what_gradio_refuses_is_an_error_in_the_card(browser, server):
+    page = browser.new_page()  # not by visit: the console says so too
+    page.goto(server.url)
+    page.route("**/queue/join*", lambda route: route.fulfill(status=503, body='{"detail": "no"}'))
+    page.get_by_role("button", name="Synthetic voice, label 1").click()
+    expect(word(page)).to_have_text("That did not work")
+    expect(page.locator("#facts")).to_contain_text("try again in a minute")
+    page.close()
+
+
 def test_a_long_recording_plays_from_a_window_and_draws_it_alone(visit, long_recording):
     page = visit()
     classify(page, long_recording)
@@ -454,12 +533,62 @@ def test_a_swept_upload_is_an_error_in_the_card(visit, server, files):
     expect(page.locator("#facts")).to_contain_text("deleted after 30 minutes: choose it again")
 
 
+def test_a_result_that_was_swept_says_so(browser, server, files):
+    page = browser.new_page()  # not by visit: what is gone is an error of the console
+    page.goto(server.url)
+    classify(page, files / "003.wav")
+    page.wait_for_function("document.querySelector('#timeline audio').readyState > 0")
+    for path in server.temp.rglob("*003*"):
+        if path.is_file():
+            path.unlink()
+    page.locator("#timeline button").nth(1).click()
+    expect(page.locator("#picture")).to_contain_text("deleted after 30 minutes: choose it again")
+    page.evaluate("document.querySelector('#timeline audio').load()")
+    expect(page.locator("#timeline .gone")).to_be_visible()
+    expect(page.locator("#timeline .unplayable")).to_be_hidden()
+    page.click("#csv")
+    expect(page.locator("#facts")).to_contain_text("Deleted after 30 minutes: choose it again")
+    page.close()
+
+
+def test_a_change_without_anything_to_classify_says_what_can_be_done(visit, files):
+    page = visit()
+    example(page)
+    page.get_by_label("cnn", exact=True).check()
+    expect(page.locator("#facts")).to_contain_text("Try an example")
+    classify(page, files / "001_clip_0.npy")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#facts")).to_contain_text("Try an example")
+    expect(page.locator("#classify")).to_be_disabled()
+
+
+def test_names_below_the_timeline_stay_with_their_bars(visit, tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [
+        tmp_path / f"a very long name of an interview {n // 2}_clip_{n}.npy" for n in range(24)
+    ]
+    for path in paths:
+        np.save(path, rng.normal(size=(128, 251)).astype(np.float32))
+    page = visit()
+    classify(page, *paths)
+    for _ in resize(page):
+        shown = page.locator("#timeline .ticks span:visible")
+        ticks = [tick.bounding_box() for tick in shown.all()]
+        assert len(ticks) == (4 if page.viewport_size["width"] < 640 else 8)
+        for tick, after in zip(ticks, ticks[1:], strict=False):
+            assert tick["x"] + tick["width"] <= after["x"] + 1
+        step = 24 // len(ticks)
+        for number, tick in enumerate(ticks):
+            bar = page.locator("#timeline button").nth(number * step).bounding_box()
+            assert tick["x"] == pytest.approx(bar["x"], abs=1.5)
+
+
 def test_nothing_but_bad_files_is_reported(visit, files):
     page = visit()
     choose(page, files / "broken.npy")
     page.click("#classify")
     expect(word(page)).to_have_text("No verdict")
-    expect(page.locator("#facts")).to_contain_text("broken:")
+    expect(page.locator("#facts")).to_contain_text("broken.npy:")
 
 
 def test_an_example_by_keyboard_alone(visit):

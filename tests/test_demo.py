@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -238,6 +239,13 @@ def test_work_that_nobody_waits_for_stops(loaded, files):
         demo.classify(loaded, [files / "003.wav"], work)
 
 
+def test_the_page_stops_work_that_nobody_waits_for_too(loaded, files, monkeypatch, capsys):
+    """Four that never ask for the answer would take all places for long recordings."""
+    monkeypatch.setattr(page_server, "watch_caller", lambda: lambda: True)
+    *_, last = demo.run_work({"Both": loaded}, [str(files / "003.wav")], None, "Both")
+    assert tuple(last[:2]) == tuple(demo.STOPPED) and not capsys.readouterr().err
+
+
 def test_closing_the_generator_stops_the_work(loaded, files, monkeypatch):
     seen = []
     monkeypatch.setattr(demo, "POLL_SECONDS", 0.0)
@@ -276,6 +284,49 @@ def test_labels_score_the_files(loaded, files, tmp_path):
     assert str(tmp_path) not in (text := demo.score_labels(rows, str(labels), loaded))
     assert "dataset.csv" in text
     assert demo.score_labels(rows, None, loaded) == ""
+
+
+def test_labels_are_bounded_and_what_is_read_is_read_in_turn(loaded, files, tmp_path, monkeypatch):
+    def last(labels):
+        steps = demo.run_work({"Both": loaded}, [str(files / "001_clip_0.npy")], labels, "Both")
+        return list(steps)[-1]
+
+    large = tmp_path / "dataset.csv"
+    large.write_text("id,label\n" + "_" * 2**20)
+    assert "dataset.csv: over 1 MB, expected" in last(str(large))[1]
+    assert "none.csv: deleted after" in last(str(tmp_path / "none.csv"))[1]
+    large.write_text("id,label\n" + "_" * 131_000 + "a_,0\n001_clip_0,1\n")  # took minutes
+    assert "is too long" in last(str(large))[4]["value"]
+    busy = []
+    monkeypatch.setattr(demo, "score_labels", lambda *_: busy.append(page_server.TURNS.busy) or "")
+    session = last(str(large))[9]
+    read = demo.read_window  # of a long .npy a window takes as much memory as the whole
+    monkeypatch.setattr(
+        demo, "read_window", lambda *where: busy.append(page_server.TURNS.busy) or read(*where)
+    )
+    assert "data:image/png" in demo.show_clip({"Both": loaded}, session, 0, False)
+    assert busy == [1, 1]
+
+
+@pytest.mark.parametrize("index", ["x" * 900_000, [0], {"a": 1}, None, -1, 2, 1.0, True, 10**99])
+def test_a_bar_is_a_clips_number_or_none(index):
+    session = SimpleNamespace(clips=["a", "b"])
+    assert demo.choose_bar(session, SimpleNamespace(index=index)) is None
+    assert demo.choose_bar(None, SimpleNamespace(index=0)) is None
+    assert demo.choose_bar(session, SimpleNamespace(index=1)) == 1
+
+
+def test_a_clip_of_other_bins_takes_no_memory(loaded, tmp_path):
+    """64 MB of int8 are 8 s by their frames, and would be 790 MB."""
+    header = {"descr": "|i1", "fortran_order": False, "shape": (262_144, 250)}
+    with open(path := tmp_path / "a.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 262_144 * 250)
+    tracemalloc.start()
+    rows, _ = demo.classify(loaded, [path], demo.plan_work([path], loaded[0][1]))
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert rows[0].verdict == "error" and "found (262144, 251)" in rows[0].note
 
 
 def test_files_are_counted():
@@ -574,6 +625,8 @@ def test_a_user_who_may_write_nowhere_gets_a_verdict(tmp_path, models, files):
         [path] = upload(server.url, [files / "003.wav"])
         event, data = call(server.url, "listen", file_data(path), "lstm")
         assert event == "complete" and len(data[0]["rows"]) == 4, data
+        stop(server, signal.SIGHUP)  # its terminal was closed
+        assert not server.temp.exists()
     assert "Traceback" not in (tmp_path / "tmp" / "stderr").read_text()
 
 
@@ -598,6 +651,32 @@ def test_an_address_that_cannot_be_served_is_one_line(flags, environment, words,
     line = error_line(call_script("demo.py", "--no-share", *flags))
     signal.signal(signal.SIGTERM, before)
     assert words in line
+
+
+@pytest.mark.parametrize("name", ["GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS"])
+def test_a_variable_that_is_no_number_is_one_line_in_a_new_process(name):
+    line = error_line(run_script("demo.py", "--no-share", **{name: "abc"}))
+    assert f"{name}: expected an integer" in line
+
+
+HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="there is no IPv6 here")
+@pytest.mark.parametrize(("host", "variable"), [("::1", ""), ("[::1]", ""), ("", "::")])
+def test_an_ipv6_address_serves(host, variable, models, tmp_path):
+    flags = ("--host", host) if host else ()
+    environment = {"GRADIO_SERVER_NAME": variable, "GRADIO_SERVER_PORT": "", "GRADIO_NUM_PORTS": ""}
+    command = [sys.executable, ROOT / "demo.py", "--no-share", "--weights", models[1], *flags]
+    with subprocess.Popen(
+        [str(part) for part in command],
+        env=os.environ | {"TMPDIR": str(tmp_path)} | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        line = process.stdout.readline()
+        process.kill()
+    assert line.startswith("Serving at http://[::")
 
 
 def test_a_port_in_use_is_one_line():

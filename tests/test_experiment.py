@@ -1,8 +1,11 @@
 """The training scripts: what they write and print, interruption, several processes."""
 
+import argparse
 import contextlib
+import hashlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -10,8 +13,9 @@ import sys
 from pathlib import Path
 
 import common
+import experiment
 from common import load_weights
-from speech import report
+from speech import dataset, report
 from speech.cli import InputError
 from speech.dataset import read_labels, split_clips
 
@@ -408,6 +412,81 @@ def test_sigterm_to_the_group_with_workers_saves(tmp_path):
     out_text, err_text = process.communicate()
     assert process.returncode == 143 and "--resume goes on from here" in out_text, err_text
     assert "Traceback" not in err_text and out.with_suffix(".checkpoint").exists()
+
+
+WRITING = """
+import os, sys
+import train_lstm
+from speech import report
+from speech.cli import run
+
+draw = report.draw_report
+
+def draw_signalled(*arguments):
+    os.kill(os.getpid(), {number})
+    draw(*arguments)
+
+report.draw_report = draw_signalled
+run(train_lstm.main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_last_epoch_lets_the_run_end(small_dataset, tmp_path, number):
+    command = [sys.executable, "-c", WRITING.format(number=int(number))]
+    command += ["--weights", tmp_path / "w.safetensors", *QUICK, *data_flags(small_dataset)]
+    options = {"cwd": ROOT, "capture_output": True, "text": True}
+    process = subprocess.run(list(map(str, command)), **options)
+    assert (process.returncode, process.stderr) == (128 + number, "")
+    assert "nothing is left to do" in process.stdout.splitlines()[-1]
+    assert sorted(os.listdir(tmp_path)) == ["w.json", "w.png", "w.safetensors"]
+
+
+def test_a_closed_terminal_loses_nothing(tmp_path):
+    folder, out = write_clips(tmp_path / "d", 12, 20), tmp_path / "w.safetensors"
+    command = [sys.executable, ROOT / "train_lstm.py", "--weights", out, "--epochs", 500]
+    command += ["--members", 1, "--batch-size", 4, "--patience", 0, *data_flags(folder)]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, list(map(str, command)))
+    shown = b""
+    while b"epoch   2" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)  # its processes get SIGHUP, and can write there no more
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGHUP
+    state = torch.load(out.with_suffix(".checkpoint"), weights_only=True)["state"]
+    assert state["progress"]["epoch"] >= 3 and sorted(os.listdir(tmp_path)) == ["d", "w.checkpoint"]
+
+
+def test_a_clip_that_is_replaced_in_mid_run_by_a_longer_one_is_named(tmp_path):
+    folder, print0 = write_clips(tmp_path / "d"), common.print0
+
+    def replace_a_clip(*lines):
+        np.save(folder / "Spectrograms" / "003_clip_8.npy", np.eye(16, 30))
+        print0(*lines)
+
+    for workers in (0, 1):
+        flags = ("--workers", workers, "--split", "clip", "--epochs", 3, "--members", 1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(common, "print0", replace_a_clip)
+            line = error_line(train("train_lstm.py", folder, tmp_path / "w.safetensors", *flags))
+        assert "003_clip_8.npy: shape (16, 30), the others have (16, 24)" in line
+        np.save(folder / "Spectrograms" / "003_clip_8.npy", np.eye(16, 24))
+
+
+def test_the_labels_that_are_hashed_are_those_that_were_read(tmp_path, monkeypatch):
+    folder, read = write_clips(tmp_path / "d"), dataset.read_file
+    before = hashlib.sha256((folder / "dataset.csv").read_bytes()).hexdigest()
+
+    def read_and_replace(path):
+        content = read(path)
+        Path(path).write_text("id,label\n")
+        return content
+
+    monkeypatch.setattr(dataset, "read_file", read_and_replace)
+    paths = {"spectrograms": folder / "Spectrograms", "labels": folder / "dataset.csv"}
+    args = argparse.Namespace(split="participant", **paths)
+    assert experiment.load_dataset(args).sha256 == before
 
 
 # --- several processes --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import experiment
 import members
@@ -121,7 +122,7 @@ def test_folds_are_calibrated_on_the_people_of_the_others(small_dataset, tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_parent_alone_saves_every_member(tmp_path, number):
     folder = write_clips(tmp_path / "d", 12, 8)
-    flags = ("--epochs", 6, "--batch-size", 4, "--members", 4, "--jobs", 2)
+    flags = ("--epochs", 6, "--batch-size", 4, "--members", 8, "--jobs", 2)
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     assert train("train_lstm.py", folder, whole, *flags).returncode == 0
     command = [sys.executable, ROOT / "train_lstm.py", "--weights", cut, *map(str, flags)]
@@ -134,11 +135,48 @@ def test_a_signal_to_the_parent_alone_saves_every_member(tmp_path, number):
     rest, errors = process.communicate()
     assert "--resume goes on from here" in rest and "Traceback" not in errors, errors
     assert process.returncode == 128 + number and not cut.exists()
-    assert list(tmp_path.glob("cut.1.*.checkpoint"))
+    # Two had ended and two were being trained, or one more: none of those that waited was begun.
+    assert 2 <= len(list(tmp_path.glob("cut.1.*.checkpoint"))) <= 5
     process = train("train_lstm.py", folder, cut, *flags, "--resume")
     assert process.returncode == 0 and "trainings had ended" in process.stdout
     assert cut.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob("*.checkpoint"))
+
+
+def plan_units(folder, **flags):
+    given = {"resume": False, "weights": folder / "w.safetensors", "threads": None, "members": 1}
+    frame = pd.DataFrame({"path": ["a.npy"], "label": [0]})
+    clips, cpu = SimpleNamespace(frame=frame, content="", shape=(4, 4)), torch.device("cpu")
+    args = argparse.Namespace(**given | flags)
+    return members.plan_units(args, {}, {}, None, clips, [{}], cpu)
+
+
+def test_the_threads_of_several_networks_do_not_depend_on_how_many_are_trained_at_once(tmp_path):
+    def found(**flags):
+        return {unit.threads for unit in plan_units(tmp_path, **flags)}
+
+    assert found() == {None}  # Training's own choice
+    assert found(members=2) == {1} and found(members=2, threads=3) == found(threads=3) == {3}
+
+
+def test_folds_are_the_same_whatever_the_jobs(small_dataset, tmp_path):
+    flags, found = ("--epochs", 1, "--batch-size", 8, "--members", 1, "--folds", 3), []
+    for jobs in (1, 2):
+        out = tmp_path / f"{jobs}.safetensors"
+        process = train("train_cnn.py", small_dataset, out, *flags, "--jobs", jobs)
+        assert process.returncode == 0, process.stderr
+        report = json.loads(out.with_suffix(".json").read_text())
+        found.append((report["out_of_fold"], report["temperature"]))
+    assert found[0] == found[1]
+
+
+def test_a_new_run_leaves_no_state_of_another_for_a_later_resume(tmp_path, capsys):
+    stale = [tmp_path / f"w.1.{member}.checkpoint" for member in (1, 3)]
+    for path in stale:
+        path.touch()
+    plan_units(tmp_path, members=3)
+    assert f"{stale[0]} of an interrupted run is removed" in capsys.readouterr().out
+    assert not any(path.exists() for path in stale)
 
 
 def test_a_checkpoint_of_one_network_is_no_members():

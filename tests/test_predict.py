@@ -4,6 +4,8 @@ import csv
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from common import CNNDNN, Members, load_weights, save_weights
 from predict import NOTICE, SYNTHETIC_NOTICE
 from speech import familiarity
 from speech.audio import cut_clips, log_mel, read_sound
-from speech.cli import InputError
+from speech.cli import InputError, locked
 from speech.dataset import min_max, read_spectrogram
+from speech.labelled import match_labels
 from speech.metadata import unknown_metadata
 from speech.report import format_summary, summarize_predictions
+from speech.verdict import Row
 
 import numpy as np
 import pandas as pd
@@ -23,6 +27,7 @@ import pytest
 import soundfile
 import torch
 from conftest import (
+    ROOT,
     SHAPE,
     SHARED,
     SOUND,
@@ -598,6 +603,30 @@ def test_a_run_that_dies_leaves_the_old_csv(pair, corpus, tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
+STOPPED = """
+import os, signal
+import predict
+from speech.cli import run
+
+predict.verdict = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+run(predict.main)
+"""
+
+
+def test_a_stopped_run_leaves_nothing_and_another_one_does_not_share_its_csv(
+    pair, corpus, tmp_path
+):
+    out = tmp_path / "out.csv"
+    flags = [corpus / "Spectrograms", "--weights", pair[0], "--csv", out]
+    command = list(map(str, [sys.executable, "-c", STOPPED, *flags]))
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 143 and "Traceback" not in process.stderr
+    assert not os.listdir(tmp_path)
+    with locked(out):
+        line = error_line(call_script("predict.py", *flags))
+    assert "out.csv: another run is writing it" in line and not out.exists()
+
+
 # --- labels -------------------------------------------------------------------------------------
 
 
@@ -695,6 +724,56 @@ def test_the_same_name_in_two_folders_is_two_people(tmp_path, weights):
     people = set(table["participant"])
     assert {"only alice", "only bob"} <= people
     assert {Path(name).parent.name for name in people if "interview" in name} == {"alice", "bob"}
+
+
+def test_a_label_of_two_files_is_refused(tmp_path, sound_weights):
+    """Whose it is cannot be known, of clips and of recordings alike."""
+    rng, labels = np.random.default_rng(0), tmp_path / "labels.csv"
+    for person in ("alice", "bob"):
+        (tmp_path / person).mkdir()
+        np.save(tmp_path / person / "interview.npy", rng.random(SHAPE))
+        np.save(tmp_path / person / f"{person}.npy", rng.random(SHAPE))
+    flags = [tmp_path, "--weights", sound_weights, "--labels", labels]
+    labels.write_text("id,label\ninterview,1\nalice,0\n")
+    assert "several files have clips named interview" in error_line(
+        call_script("predict.py", *flags)
+    )
+    labels.write_text("id,label\nalice,0\nbob,1\n")  # those that nobody asks for do no harm
+    assert "2 clips of 2 people" in call_script("predict.py", *flags).stdout
+
+
+def test_windows_of_two_recordings_of_one_name_are_not_told_apart_by_luck():
+    """As on the page, where the second one's person has a number."""
+    rows = [
+        Row(f"interview_clip_{second}", person, 0.5, "uncertain", "")
+        for person in ("interview", "interview (2)")
+        for second in (0, 8)
+    ]
+    labels = pd.DataFrame({"id": ["interview"], "label": [1], "participant": ["interview"]})
+    with pytest.raises(InputError, match="several files have clips named interview_clip_0"):
+        match_labels(rows, labels)
+    assert len(match_labels(rows[:2], labels)) == 2 and match_labels([], labels).empty
+
+
+def test_a_file_that_is_named_twice_is_read_once(pair, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(corpus)
+    (tmp_path / "link.npy").symlink_to(corpus / "Spectrograms" / "000_clip_0.npy")
+    inputs = ["Spectrograms", corpus / "Spectrograms", tmp_path / "link.npy"]
+    run = call_script("predict.py", *inputs, "--weights", *pair, "--csv", tmp_path / "o.csv")
+    assert "24 clips of 6 participants" in run.stdout
+    assert "note: 25 files are named more than once, and read once" in run.stdout
+    assert len(read_rows(tmp_path / "o.csv")) == 30
+
+
+def test_no_table_and_no_name_of_it_forges_a_line(pair, corpus, tmp_path):
+    labels = pd.read_csv(corpus / "dataset.csv", dtype=str)
+    path = tmp_path / "a\nAUROC 0.998.csv"
+    labels.assign(gender="f\nAUROC 0.999\x1b[31m", mood=1).to_csv(path, index=False)
+    run = call_script("predict.py", corpus / "Spectrograms", "--weights", *pair, "--labels", path)
+    assert run.returncode == 0, run.stderr
+    assert r"f\nauroc 0.999\x1b[31m: 24 clips" in run.stdout
+    assert r"a\nAUROC 0.998.csv: columns that are not used: mood" in run.stdout
+    assert "\nauroc 0" not in run.stdout.lower()
 
 
 def test_a_name_with_a_line_break_forges_no_row(tmp_path, weights):

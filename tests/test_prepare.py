@@ -11,6 +11,7 @@ from pathlib import Path
 
 import prepare
 from speech.audio import SETTINGS, log_mel
+from speech.cli import locked
 from speech.corpora import Findings, Session
 from speech.dataset import read_labels, read_spectrogram, split_clips
 
@@ -452,6 +453,18 @@ def test_ctrl_c_stops_a_run_soon(folder, capfd):
     assert process.exitcode == 130 and not capfd.readouterr().err
     assert 5 <= len(list(out.glob("Spectrograms/*.npy"))) <= 100  # of 400
     assert not (out / "dataset.csv").exists() and not list(out.rglob("*.tmp"))
+
+
+def test_a_second_run_on_one_folder_is_refused(folder):
+    out = folder.parent / "out"
+    (out / "Spectrograms").mkdir(parents=True)
+    part = out / "Spectrograms" / ".a.npy.1.tmp"
+    part.write_text("of the first run")
+    with locked(out / "dataset.csv"):
+        line = error_line(prepare_folder(folder))
+        assert "another run is writing it" in line and part.exists()
+    assert prepare_folder(folder).returncode == 0 and not part.exists()
+    read_dataset(out)
 
 
 def test_a_full_disk_is_one_line_and_what_is_whole_stays(folder, monkeypatch):

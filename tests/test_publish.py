@@ -253,6 +253,57 @@ def test_what_the_weights_do_not_know_is_said(tmp_path):
     assert card.data.eval_results is None
 
 
+def test_what_the_weights_say_is_text_and_no_markup(tmp_path):
+    path = write_weights(tmp_path / "w.safetensors", "lstm", (16, 24))
+    model, metadata = common.load_weights(path)
+    evil = "a|b <img src=x> [c](http://d.e)\n# HEADING"
+    metadata["versions"] = {evil: evil}
+    metadata["data"] |= {"corpus": evil, "split": evil, "sha256": evil}
+    for name in ("clips", "participants"):
+        metadata["data"][name] = {evil: 1}
+    metadata["preprocessing"]["sound"] = None
+    common.save_weights(path, model, metadata)
+    card = ModelCard(publish.collect_model("ann/model", path)["README.md"].decode()).text
+    table = card[card.index("| corpus") : card.index("## Scores")]
+    assert not re.search(r"[<\[\]]|://|HEADING$", table, re.M) and table.count("HEADING") == 6
+    assert all(row.count("|") == 3 for row in table.splitlines() if row)
+
+
+def test_a_pipe_or_a_damaged_report_beside_the_weights_is_no_baseline(tmp_path):
+    path = write_weights(tmp_path / "w.safetensors", "lstm", (16, 24))
+    test = common.load_weights(path)[1]["test"]
+    for linear in ({"clips": 7, "participants": {}}, {level: {"auroc": "x"} for level in test}):
+        path.with_suffix(".json").write_text(json.dumps({"test": test | {"linear": linear}}))
+        card = publish.collect_model("ann/model", path)["README.md"].decode()
+        assert "Linear baseline: not known" in card
+    path.with_suffix(".json").write_text("[" * 100_000)
+    assert b"baseline: not known" in publish.collect_model("ann/model", path)["README.md"]
+    path.with_suffix(".json").unlink()
+    os.mkfifo(path.with_suffix(".json"))
+    done = call_script("publish.py", "ann/model", "--model", path, "--dry-run")
+    assert done.returncode == 0 and "w.safetensors" in done.stdout
+
+
+def test_the_weights_that_were_checked_are_published(tmp_path, monkeypatch):
+    path, load = write_weights(tmp_path / "w.safetensors", "lstm", (16, 24)), common.load_weights
+    before = path.read_bytes()
+
+    def load_and_replace(*given):
+        path.write_bytes(before)
+        try:
+            return load(*given)
+        finally:
+            path.write_bytes(b"another file")
+
+    monkeypatch.setattr(publish, "load_weights", load_and_replace)
+    assert publish.collect_model("ann/model", path)["w.safetensors"] == before
+    path.write_bytes(before)
+    space = publish.collect_space([str(path)], "zero")
+    assert space["weights/w.safetensors"] == before
+    line = error_line(call_script("publish.py", "a/b", "--model", tmp_path / "gone.safetensors"))
+    assert "gone.safetensors: cannot be read (No such file or directory)" in line
+
+
 def test_weights_are_fetched_once_and_a_revision_is_kept(hub, to_hub, tmp_path):
     publish_ok("ann/model", "--model", EXAMPLE, **to_hub)
     repository = hub.repositories["model", "ann/model"]

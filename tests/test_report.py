@@ -221,12 +221,58 @@ def test_a_paired_difference_is_that_of_the_scores_and_narrower_than_their_inter
     swapped = report.compare_pair(frame, other)["auroc"]
     assert swapped["low"] == pytest.approx(-difference["high"], abs=0.005)
     assert set(report.compare_pair(frame, frame)["auroc"].values()) == {0.0}
-    few = frame[frame["participant"].isin(["0", "1", "2"])]
+    # 20 people, 4 of them Depressed: it is the four who vary.
+    few = frame[frame["label"].eq(0) | frame["participant"].isin(["2", "5", "8", "11"])]
     assert report.compare_pair(few, few)["auroc"] == {"value": 0.0, "low": -1.0, "high": 1.0}
+    some = frame[frame["label"].eq(0) | frame["participant"].isin(["2", "5", "8", "11", "14"])]
+    assert set(report.compare_pair(some, some)["auroc"].values()) == {0.0}  # some draws lack them
 
 
 def summarizable(frame):
     return frame.assign(probability=expit(frame["logit"]))
+
+
+def known(frame, **data):
+    run = content(frame)
+    return run | {"data": run["data"] | data}
+
+
+def test_runs_whose_clips_have_changed_are_refused(write):
+    """The table of labels can be the same while half of the clips are others."""
+    frame = predict(0)
+    old, one = write("old.json", known(frame)), write("a.json", known(frame, content="1"))
+    assert call_script("report.py", one, old).returncode == 0
+    line = error_line(call_script("report.py", one, write("b.json", known(frame, content="2"))))
+    assert "b.json: its clips or labels are not those of" in line
+
+
+def test_runs_by_clip_and_by_people_are_no_ensemble_and_other_folds_are_noted(write):
+    frame = predict(0).assign(fold=1)
+    one = write("a.json", known(frame, split="participant", folds=6))
+    line = error_line(
+        call_script("report.py", one, write("b.json", known(frame, split="clip", folds=6)))
+    )
+    assert "b.json: split by clip" in line and "optimistic" in line
+    same = write("c.json", known(predict(1).assign(fold=1), split="participant", folds=6))
+    assert "note:" not in call_script("report.py", one, same).stdout
+    for name, other in {
+        "folds": known(frame, split="participant", folds=12),
+        "seed": known(frame.assign(fold=frame["label"]), split="participant", folds=6),
+        "given": known(frame, split="given", folds=6),
+    }.items():
+        process = call_script("report.py", one, path := write(f"{name}.json", other))
+        assert process.returncode == 0
+        assert process.stdout.startswith(f"note: {path} has other folds than {one}\n")
+
+
+def test_no_gender_and_no_name_forges_a_line(tmp_path):
+    frame = predict(0).assign(gender="f\nAUROC 0.999\x1b[31m")
+    paths = [tmp_path / name for name in ("a\nAUROC 0.998.json", "b.json")]
+    for path in paths:
+        path.write_text(json.dumps(content(frame)))
+    text = call_script("report.py", *paths).stdout
+    assert r"f\nAUROC 0.999\x1b[31m: 48 clips" in text and r"a\nAUROC 0.998.json" in text
+    assert "\nAUROC 0" not in text and "\x1b" not in text
 
 
 def test_a_pipe_is_no_report(tmp_path):

@@ -9,7 +9,7 @@ import time
 
 import synthetic
 from speech.audio import log_mel, read_sound
-from speech.cli import InputError
+from speech.cli import InputError, locked
 from speech.dataset import read_labels, read_spectrogram
 from synthetic import (
     RATE,
@@ -256,16 +256,28 @@ def test_recordings_are_added_to_a_dataset_without(voices, tmp_path):
     assert contents(tmp_path) == contents(voices)
 
 
-def test_ctrl_c_stops_at_once_and_leaves_no_dataset_csv(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_once_and_leaves_no_dataset_csv(tmp_path, number):
     command = [sys.executable, ROOT / "synthetic.py", "--participants", "400", "--out", tmp_path]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.time() + 60
     while not list(tmp_path.glob("Spectrograms/*.npy")) and time.time() < deadline:
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, number)  # as a terminal does
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130 and "Traceback" not in errors
-    assert not (tmp_path / "dataset.csv").exists()
+    assert process.returncode == 128 + number and "Traceback" not in errors
+    assert not (tmp_path / "dataset.csv").exists() and not (tmp_path / ".dataset.csv.lock").exists()
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    for folder in ("Spectrograms", "Recordings"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / ".S001_clip_0.npy.12.tmp").touch()
+    with locked(tmp_path / "dataset.csv"), pytest.raises(InputError, match="another run"):
+        make_dataset(tmp_path, participants=4, clips=1, jobs=1)
+    assert len(list(tmp_path.rglob("*.tmp"))) == 2
+    make_dataset(tmp_path, participants=4, clips=1, jobs=1)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import experiment
 import train_lstm
 import tune
 from common import SpectrogramDataset
-from speech.cli import at_least
+from speech.cli import InputError, at_least, map_processes
 from speech.dataset import read_labels, split_clips
 
 import numpy as np
@@ -557,6 +557,43 @@ def test_a_storage_that_stays_locked_is_one_line(clips, monkeypatch):
     line = error_line(call_script("tune.py", *flags(clips, "--epochs", "1", *SMALL)))
     locks[0].close()
     assert "database is locked" in line and "the same command goes on from here" in line
+
+
+def test_a_storage_that_is_locked_after_the_last_trial_is_one_line(clips, monkeypatch):
+    print_best = tune.print_best
+
+    def lock_before(study, *given):
+        locks.append(sqlite3.connect(clips / "tune.db", isolation_level=None))
+        locks[0].execute("begin exclusive")
+        study._storage._backend.engine.dispose()
+        print_best(study, *given)
+
+    monkeypatch.setattr(tune, "LOCKED_SECONDS", 0.1)
+    monkeypatch.setattr(tune, "print_best", lock_before)
+    locks = []
+    line = error_line(call_script("tune.py", *flags(clips, "--epochs", "1", *SMALL, "--trials", 1)))
+    locks[0].close()
+    assert "database is locked" in line and "the same command goes on from here" in line
+
+
+def fail_to_store(_task):
+    try:
+        raise sqlite3.OperationalError("database is locked")
+    except sqlite3.OperationalError as error:
+        raise optuna.exceptions.StorageInternalError("An exception is raised") from error
+
+
+def test_a_storage_that_fails_in_another_process_says_why():
+    refused = pytest.raises(InputError, match=r"--storage x: failed \(database is locked\)")
+    with refused, tune.storage_errors("x"):
+        list(map_processes(fail_to_store, [1], jobs=1))
+
+
+def test_a_picture_is_written_through_a_link(clips):
+    (clips / "link.png").symlink_to("real.png")
+    tune_lstm(clips, "--trials", "1", "--picture", clips / "link.png")
+    assert (clips / "link.png").is_symlink() and (clips / "real.png").stat().st_size > 1000
+    assert not list(clips.glob("*.png.*"))
 
 
 @pytest.mark.parametrize("folds", ["people", "11", "500"])

@@ -1,6 +1,7 @@
 """speech/card.py: the verdict in words."""
 
 import copy
+import re
 
 import common
 import predict
@@ -63,9 +64,32 @@ def test_several_people_are_a_table(facts):
     people = [person("a", 0.9), person("b", 0.1), person("c", 0.5, verdict.NO_VERDICT)]
     clips = [row("a_clip_0", 0.9), row("b_clip_0", 0.1), row("b_clip_8", None, "why")]
     word, text = card.format_result(facts, [*clips, *people], 3)
-    assert "3 people: 1 Depressed, 1 Not Depressed, 1 no verdict" in word
+    plain = re.sub("<[^>]*>", "", word)
+    assert "3 people: 1 Depressed, 1 Not Depressed, 1 no verdict" in plain
+    keys = [words.find_key(verdict) for verdict in ("Depressed", "Not Depressed", "no verdict")]
+    assert re.findall('data-word="([^"]*)"', word) == keys  # each in the visitor's language
     assert text.count("<tr>") == 4 and "1 of 3 files could not be read" in text
     assert "b_clip_8: why" in text
+
+
+def test_synthetic_weights_are_named_with_the_verdict(facts):
+    for people in ([person("a", 0.9)], [person("a", 0.9), person("b", 0.1)]):
+        word, _ = card.format_result(facts, people, 1)
+        assert "nothing for a real voice" in word
+    facts["lstm"]["data"]["synthetic"] = False
+    word, _ = card.format_result(facts, [person("a", 0.9)], 1)
+    facts["lstm"]["data"]["synthetic"] = True
+    assert "real voice" not in word
+
+
+def test_all_unread_files_are_named_and_most_are_folded():
+    clips = [row(f"{n}.m4a", None, "why") for n in range(30)]
+    shown, _, folded = card.list_unread([*clips, row("a.csv", None, "(text)")], 40).partition(
+        "<details>"
+    )
+    assert "31 of 40" in shown and "<li>9.m4a: why</li>" in shown and "10.m4a" not in shown
+    assert "and 21 more" in folded and "<li>29.m4a: why</li>" in folded
+    assert "I have labels" in folded and "labels" not in card.list_unread(clips, 40)
 
 
 def test_nothing_readable_is_reported(facts):
@@ -80,7 +104,7 @@ def test_about_shows_data_split_scores_and_versions(metadata):
     text = brief + rest
     assert brief.count("| ") < 40 and "AUROC" not in brief
     assert "### cnn-old" in text and "plit by participant" in text and "test 8 (2)" in text
-    assert "right about 1 of 2 people" in text
+    assert "right about 1 of 2 people" in text and "It learnt from 8 people of a test" in brief
     assert "| accuracy | 0.700 [0.60, 0.80] | 0.700 [0.60, 0.80] |" in text
     assert "majority" in text and "undefined" in text and "torch" in text
 

@@ -19,6 +19,7 @@ from speech.cli import (
     open_file,
     open_for_writing,
     optional,
+    print_lines,
     run,
     write_atomically,
 )
@@ -74,6 +75,57 @@ def test_ctrl_c_during_the_imports_is_quiet(script, tmp_path):
     assert "Traceback" not in stopped.stderr
 
 
+SIGNALLED = """
+import os, sys, time
+from speech.cli import map_processes, run, write_atomically
+
+def wait(seconds):
+    if seconds == 1:
+        time.sleep(0.3)
+        os._exit(1)
+    time.sleep(seconds)
+
+def main():
+    if sys.argv[1] == "0":
+        list(map_processes(wait, [1, 2], jobs=2))
+    with write_atomically("out") as file:
+        file.write_text("whole")
+        os.kill(os.getpid(), int(sys.argv[1]))
+
+run(main)
+"""
+
+
+def signalled(folder, number, *before):
+    """A script that a signal comes to while it writes -> the finished process."""
+    command = [*before, sys.executable, "-c", SIGNALLED, str(int(number))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
+    return subprocess.run(command, timeout=60, **options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_script_as_an_error_does(tmp_path, number):
+    process = signalled(tmp_path, number)
+    assert (process.returncode, process.stderr) == (128 + number, "")
+    assert not os.listdir(tmp_path)
+
+
+def test_nohup_is_left_alone(tmp_path):
+    process = signalled(tmp_path, signal.SIGHUP, "nohup")
+    assert process.returncode == 0 and (tmp_path / "out").read_text() == "whole"
+
+
+def test_a_pools_process_is_killed_by_a_signal(tmp_path):
+    """One that was lost lets the pool kill the others; it waits for them."""
+    assert "a process was killed" in signalled(tmp_path, 0).stderr
+
+
+def test_a_line_is_a_line_whatever_stands_in_it(capsys):
+    print_lines("note: f\nAUROC 0.999\x1b[31m", "", 7)
+    assert capsys.readouterr().out == r"note: f\nAUROC 0.999\x1b[31m" + "\n\n7\n"
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"old")
@@ -123,6 +175,17 @@ def test_a_lock_refuses_the_second_and_ends_with_the_first(tmp_path):
     with locked(path):
         pass
     assert not os.listdir(tmp_path)
+
+
+def test_a_lock_is_of_the_file_and_not_of_its_name(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    refused = pytest.raises(InputError, match="another run is writing it")
+    with locked(tmp_path / "real"), refused, locked(tmp_path / "link"):
+        pass
+    refused = pytest.raises(InputError, match="another run is writing it")
+    with open_for_writing(tmp_path / "link") as file, refused, open_for_writing(tmp_path / "real"):
+        pass
+    assert file.closed and sorted(os.listdir(tmp_path)) == ["link", "real"]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

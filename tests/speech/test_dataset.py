@@ -10,6 +10,7 @@ from pathlib import Path
 from speech.cli import InputError
 from speech.dataset import (
     check_clips,
+    find_stems,
     quote_formulas,
     read_labels,
     read_shape,
@@ -451,6 +452,35 @@ def test_participants_that_differ_only_in_spelling_are_refused(tmp_path, one, ot
     by_id = f"id,label\n{one}_clip_0,1\n{other}_clip_0,0\n"
     with pytest.raises(InputError, match="spell them alike"):
         read_labels(labels(tmp_path, by_id))
+
+
+@pytest.mark.parametrize(
+    "column, letters", [("id", 256), ("participant", 300), ("fold", 131_000), ("label", 131_000)]
+)
+def test_what_is_longer_than_a_name_can_be_is_refused_at_once(tmp_path, column, letters):
+    cells = {"id": "a_1", "label": "1", "participant": "a", "fold": "1"}
+    cells[column] = "_" * (letters - 2) + "a_"
+    path = labels(tmp_path, f"{','.join(cells)}\n{','.join(cells.values())}\nb,0,b,2\n")
+    started = time.process_time()
+    with pytest.raises(InputError, match=f"1 problem: row 2: {column} '___.* is too long$"):
+        read_labels(path)
+    assert time.process_time() - started < 1
+
+
+def test_columns_are_bounded(tmp_path):
+    path = labels(tmp_path, "id,label" + "," * 10_001 + "\na,1" + "," * 10_001 + "\n")
+    with pytest.raises(InputError, match="10003 columns, expected at most 10000"):
+        read_labels(path)
+
+
+def test_the_parts_of_a_name_are_found_in_linear_time():
+    assert find_stems("300_a_3") == {"300", "300_a"}
+    assert find_stems("03-01--06_") == {"03", "03-01--06"}
+    assert find_stems("_a") == set() and find_stems("ab12cd") == {"ab12"}
+    started = time.process_time()
+    for evil in ("_" * 20_000 + "a_", "_a" * 20_000, "0" * 20_000 + "_", "a" * 20_000):
+        find_stems(evil)
+    assert time.process_time() - started < 1
 
 
 def test_all_problems_are_counted_and_ten_named(tmp_path):

@@ -4,7 +4,9 @@ import time
 
 from speech import apart, audio, decode
 from speech.cli import InputError
+from speech.dataset import read_spectrogram
 
+import av
 import numpy as np
 import pytest
 from phone_recordings import write_recording
@@ -64,6 +66,53 @@ def test_what_is_no_sound_is_named(tmp_path):
         assert decode.name_kind(path) == kind
     path.write_bytes(b"something")
     assert decode.name_kind(path) == ""
+
+
+FTYP, RIFF = b"\0\0\0\x18", b"RIFF\x10\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("labels.csv", b"id,label\n1,0\n", "text"),
+        ("a.wav", b"\xd0\xcf\x11\xe0\xa1\xb1", "an old Office document"),
+        ("a.m4a", b"{\\rtf1", "an RTF document"),
+        ("a.wav", b"MThd\0\0\0\6", "a MIDI file"),
+        ("a.wav", RIFF + b"WEBPVP8 ", "a WebP picture"),
+        ("a.m4a", FTYP + b"ftypheic\0\0\0\0", "a HEIC picture"),
+        ("a.m4a", FTYP + b"ftypavif\0\0\0\0", "an AVIF picture"),
+        ("a.wav", b"\x1f\x8b\x08\0", "an archive"),
+        ("a.wav", b"7z\xbc\xaf\x27\x1c", "an archive"),
+        ("a.wav", b"Rar!\x1a\x07", "an archive"),
+        ("a.wav", b"a.wav".ljust(257, b"\0") + b"ustar", "an archive"),
+        ("a.wav", b"\x93NUMPY\1\0", "a NumPy array: name it .npy"),
+        ("a.npy", b"%PDF-1.7", "a PDF"),
+        ("a.npy", b"id,label\n1,0\n", "text"),
+        ("a.npy", RIFF + b"WAVE", "sound: name it .wav"),
+        ("a.npy", b"fLaC\0\0\0", "sound: name it .flac"),
+        ("a.npy", FTYP + b"ftypM4A ", "sound: name it .m4a"),
+    ],
+)
+def test_both_readers_name_what_a_file_is(name, content, kind, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    if name.endswith(".npy"):
+        for source in (tmp_path / name, content):
+            with pytest.raises(InputError, match=rf"not a \.npy file \({kind}"):
+                read_spectrogram(source)
+        return
+    with pytest.raises(audio.UnreadableSound, match=rf"not readable as sound \({kind}"):
+        audio.read_facts(tmp_path / name)
+
+
+def test_a_video_without_sound_is_named(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 64
+        frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(audio.UnreadableSound, match=r"\(a video without sound\)"):
+        audio.read_facts(tmp_path / "a.mp4")
 
 
 def test_damaged_files_are_one_line(tmp_path):

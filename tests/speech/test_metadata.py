@@ -48,6 +48,12 @@ UNUSABLE = [
     (("test", "clips", "auroc", "low"), "0.5", "damaged"),
     (("test", "participants"), 7, "damaged"),
     (("versions",), None, "damaged"),
+    (("versions",), {"torch": 2}, "unusable versions"),
+    (("data", "total"), {"clips": "42"}, "unusable data"),
+    (("data", "on_both_sides"), {"train and val": "x"}, "unusable data"),
+    (("data", "sha256"), 7, "unusable data"),
+    (("data", "split"), None, "unusable data"),
+    (("data", "corpus"), ["a"], "unusable data"),
 ]
 
 

@@ -298,6 +298,26 @@ def test_no_more_is_kept_for_a_session_than_a_page_sends(ask):
         assert ask("POST", "/gradio_api/call/x", json={"data": data})[0] == status
 
 
+def test_what_stands_beside_the_arguments_is_bounded_too(ask):
+    """event_data became a session's state; of call/v2 the body is the arguments."""
+    file = {"path": "/x/" + "a" * 255, "meta": {"_type": "gradio.FileData"}}
+    long, many = {"index": "a" * 9000}, ["a" * 100] * 256
+    for path, body, status in (
+        ("run/predict", {"data": [], "event_data": {"index": 7}}, 200),
+        ("run/predict", {"data": [], "event_data": long}, 422),
+        ("queue/join", {"data": [], "event_data": many}, 200),
+        ("queue/join", {"data": [], "event_data": [*many, ""]}, 422),
+        ("queue/join", {"data": [], "oauth_token": "a" * 9000}, 422),
+        ("call/x", {"data": long}, 422),
+        ("call/x", {"data": "a" * 9000}, 422),
+        ("call/x", {"data": 7, "other": None}, 200),
+        ("call/v2/x", {"clips": [file] * 256, "model": "Both"}, 200),
+        ("call/v2/x", {"clips": [file] * 257, "model": "Both"}, 422),
+        ("call/v2/x", {"clips": [file], "model": "a" * 9000}, 422),
+    ):
+        assert ask("POST", f"/gradio_api/{path}", json=body)[0] == status, (path, [*body])
+
+
 LONG = "a" * 60_000
 
 
@@ -548,7 +568,7 @@ def test_clips_of_one_name_are_told_apart(tmp_path):
     for number, name in enumerate(names):
         assert demo.choose_row(session, SimpleNamespace(row_value=[name])) == number
         assert f"{name}: " in times["value"]
-    assert "S1_clip_0 (4): not a" in unescape(result[1])
+    assert "S1_clip_0 (4).npy: not a" in unescape(result[1])
     with open(csv) as file:
         assert [line.split(",")[0] for line in file][1:6] == [*names, "S1_clip_0 (4)"]
 
@@ -713,6 +733,57 @@ def test_unknown_paths_and_calls_write_no_traceback(page):
     assert "Traceback" not in log and len(log) < 60_000
 
 
+def test_malformed_uploads_do_not_fill_the_log(page):
+    """Their warnings come from a logger that nobody had thought of."""
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    address, log = f"{page.url}/gradio_api/upload", page.temp.parent / "stderr"
+    before = len(log.read_text().splitlines())
+    with httpx.Client(headers=kind) as http:
+        assert {http.post(address, content=b"--y").status_code for _ in range(200)} == {400}
+    assert len(log.read_text().splitlines()) - before < 60
+
+
+def test_fields_of_an_upload_are_refused_and_leave_no_file(page):
+    """A field was held in memory, all of it; beside an upload_id it was an error of Gradio's."""
+    part = '--x\r\nContent-Disposition: form-data; name="files"{}\r\n\r\n'
+    file, field = part.format('; filename="a.npy"'), part.format("")
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    before = set(page.temp.rglob("*"))
+    for query in ("", "?upload_id=abc"):
+        body = f"{file}abc\r\n{field}{'a' * 10_000}\r\n--x--\r\n".encode()
+        address = f"{page.url}/gradio_api/upload{query}"
+        assert httpx.post(address, content=body, headers=kind).status_code == 400
+    many = file + "abc\r\n"
+    body = (many * 257 + "--x--\r\n").encode()
+    assert httpx.post(address, content=body, headers=kind).status_code == 400
+    assert set(page.temp.rglob("*")) == before
+
+
+def memory(page):
+    """What the page's process holds, in MB."""
+    status = Path(f"/proc/{page.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) // 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux's")
+def test_inputs_are_not_kept_for_the_session(page):
+    """Neither as such nor in the error that repeats them, which nobody fetches."""
+    body = {"data": [[], ["a" * 4000] * 250]}
+    config = httpx.get(f"{page.url}/config").json()
+    [index] = (d["id"] for d in config["dependencies"] if d["api_name"] == "classify")
+
+    def send(name):
+        join = body | {"fn_index": index, "session_hash": name}
+        return httpx.post(f"{page.url}/gradio_api/queue/join", json=join).status_code
+
+    held = []
+    for start in (0, 150):  # the first ones warm it up
+        assert {send(f"s{n}") for n in range(start, start + 150)} <= {200, 503}
+        time.sleep(1)
+        held.append(memory(page))
+    assert held[1] - held[0] < 100  # it was 290
+
+
 def test_the_same_file_twice_is_refused_and_no_file_lies_elsewhere(page, files):
     [path] = upload(page.url, [files / "001_clip_0.npy"])
     event, data = call(page.url, "classify", [file_data(path)] * 2, "Both")
@@ -748,7 +819,8 @@ def test_a_temporary_folder_that_vanished_comes_back(page, files):
 def small(tmp_path_factory):
     """A server that may have no more than 256 files open."""
     folder = tmp_path_factory.mktemp("small") / "tmp"
-    with serving(folder, "--no-share", limits="ulimit -n 256") as server:
+    opened = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_LOCAL_DEV_MODE": "1"}
+    with serving(folder, "--no-share", limits="ulimit -n 256", **opened) as server:
         yield server
 
 
@@ -775,6 +847,25 @@ def test_streams_that_never_end_lock_nobody_out(small):
         assert httpx.get(f"{small.url}/config", timeout=30).status_code == 200
     for stream in streams:
         stream.close()
+
+
+def test_no_variable_of_gradios_opens_what_is_closed(small):
+    assert httpx.get(f"{small.url}/gradio_api/file={ROOT}/README.md").status_code == 403
+    code = (
+        "import os; from speech import server; server.open_folder()\n"
+        "print(*sorted(name for name in os.environ if name.startswith('GRADIO_')))"
+    )
+    heeded = {"GRADIO_ROOT_PATH": "/x", "GRADIO_SERVER_NAME": "x", "GRADIO_SERVER_PORT": "7"}
+    others = dict.fromkeys(("GRADIO_MCP_SERVER", "GRADIO_VIBE_MODE", "GRADIO_OF_NEXT_YEAR"), "1")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | heeded | others,
+        capture_output=True,
+        text=True,
+    )
+    kept = set(done.stdout.split())
+    assert kept >= {*heeded, "GRADIO_TEMP_DIR"} and not kept & others.keys(), done
 
 
 def test_after_a_kill_the_next_start_leaves_nothing_of_the_last(small, files):

@@ -92,6 +92,20 @@ def test_the_timeline_of_clips_has_names_gaps_and_no_player():
     assert timeline.draw_timeline(session(rows[:1], "a.npy"), 8) == ""
 
 
+def test_ticks_are_as_wide_as_their_bars():
+    """Bars and gaps of all ticks together are those of the timeline, on a phone too."""
+    rows = [row(f"{n // 5:02}_clip_{n}", 0.1) for n in range(21)]
+    places = [(n, 0.0) for n in range(21)]
+    html = timeline.draw_ticks(session(rows, *(f"{r.clip}.npy" for r in rows), places=places))
+    for spare, bars, gaps in (
+        ("(?:spare)?", "--bars", "--gaps"),
+        ("", "--phone-bars", "--phone-gaps"),
+    ):
+        spans = re.findall(rf'<span class="{spare}" style="(.*?)"', html)
+        sums = [sum(int(re.search(f"{name}:(\\d+)", s)[1]) for s in spans) for name in (bars, gaps)]
+        assert sums == [21, 4], bars
+
+
 def test_a_files_name_is_no_markup():
     html = timeline.draw_timeline(session([row("<b>", 0.1)] * 2, "/<b>.wav"), 8)
     assert "<b>" not in html

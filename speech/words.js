@@ -1,0 +1,16 @@
+// Verdicts, the notice and where help is, in the visitor's language.
+// Gradio calls this with `element`; what words.py has stands before it, as `texts`.
+const wanted = navigator.languages.flatMap((name) => [name, name.split("-")[0]]);
+const language = wanted.find((name) => name in texts) ?? "en";
+
+function translate() {
+  for (const part of document.querySelectorAll("[data-word]:not([lang])")) {
+    part.lang = language;
+    part.innerHTML = texts[language][part.dataset.word];
+  }
+}
+
+if (language !== "en") {
+  translate();
+  new MutationObserver(translate).observe(document.body, { childList: true, subtree: true });
+}
