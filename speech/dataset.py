@@ -316,7 +316,8 @@ def read_rows(path: str | Path, key: str) -> tuple[pd.DataFrame, list[str], list
         raise InputError(f"{path}: expected a header and a row per {key}, found no row")
     notes = rename_columns(table, key, path)
     most = {name: MAX_PATH if name == "file" else MAX_NAME for name in table}
-    long = [(name, table[name].str.len() > most[name], "is too long") for name in table]
+    longer = [name for name in table if max(map(len, table[name])) > most[name]]
+    long = [(name, table[name].str.len() > most[name], "is too long") for name in longer]
     if problems := list_problems(table, long):  # some checks take quadratic time
         raise InputError(join_problems(str(path), problems))
     problems = normalise_rows(table, path)

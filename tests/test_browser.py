@@ -323,13 +323,10 @@ def test_the_box_offers_what_is_read_and_says_what_is_too_much(visit, tmp_path):
     ("locale", "language"),
     [
         ("de-DE", words.GERMAN),
-        ("it-IT", words.ITALIAN),
         ("it-CH", words.ITALIAN),
         ("es-MX", words.SPANISH),
         ("fr-CA", words.FRENCH),
-        ("zh", words.CHINESE),
         ("zh-HK", words.CHINESE),
-        ("en-GB", words.ENGLISH),
         ("ja", words.ENGLISH),
     ],
 )
@@ -341,7 +338,7 @@ def test_the_visitors_language(visit, locale, language):
     expect(page.locator("#notice a")).to_have_attribute("href", "https://findahelpline.com")
     ends = ["0 " + verdicts[1], verdicts[2], verdicts[0] + " 1"]
     assert page.locator(".ends > span").all_inner_texts() == [
-        end if locale not in ("en-GB", "ja") else end.replace("Uncertain", "uncertain")
+        end if locale != "ja" else end.replace("Uncertain", "uncertain")
         for end in ends
     ]
     example(page, "Four voices (.npy)")
@@ -543,7 +540,7 @@ def test_a_result_that_was_swept_says_so(browser, server, files):
             path.unlink()
     page.locator("#timeline button").nth(1).click()
     expect(page.locator("#picture")).to_contain_text("deleted after 30 minutes: choose it again")
-    page.evaluate("document.querySelector('#timeline audio').load()")
+    page.evaluate("document.querySelector('#timeline audio').src += '?'")  # past the cache
     expect(page.locator("#timeline .gone")).to_be_visible()
     expect(page.locator("#timeline .unplayable")).to_be_hidden()
     page.click("#csv")

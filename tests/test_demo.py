@@ -663,7 +663,7 @@ HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 
 
 @pytest.mark.skipif(not HAS_IPV6, reason="there is no IPv6 here")
-@pytest.mark.parametrize(("host", "variable"), [("::1", ""), ("[::1]", ""), ("", "::")])
+@pytest.mark.parametrize(("host", "variable"), [("[::1]", ""), ("", "::")])
 def test_an_ipv6_address_serves(host, variable, models, tmp_path):
     flags = ("--host", host) if host else ()
     environment = {"GRADIO_SERVER_NAME": variable, "GRADIO_SERVER_PORT": "", "GRADIO_NUM_PORTS": ""}

@@ -122,7 +122,7 @@ def test_folds_are_calibrated_on_the_people_of_the_others(small_dataset, tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_parent_alone_saves_every_member(tmp_path, number):
     folder = write_clips(tmp_path / "d", 12, 8)
-    flags = ("--epochs", 6, "--batch-size", 4, "--members", 8, "--jobs", 2)
+    flags = ("--epochs", 4, "--batch-size", 4, "--members", 8, "--jobs", 2)
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     assert train("train_lstm.py", folder, whole, *flags).returncode == 0
     command = [sys.executable, ROOT / "train_lstm.py", "--weights", cut, *map(str, flags)]

@@ -21,7 +21,11 @@ from scipy.stats import binomtest, norm, t
 from sklearn import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    # of what another file's tests left to the garbage collector, which may run here
+    pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning"),
+]
 
 # scikit-learn's functions, and the labels without which each is undefined.
 OF_PREDICTED = {
