@@ -313,7 +313,7 @@ def write_csv(table: list[dict], paths: list[Path]) -> str:
 def show(card: Card, working: bool = False) -> tuple:
     """A state of the page without a result."""
     hidden, kept = gr.update(visible=False), [gr.skip()] * 7
-    return *card, gr.update(visible=working), hidden, *kept, gr.skip() if working else card
+    return *card, gr.update(visible=working), hidden, *kept, None if working else card
 
 
 def score_labels(rows: list[Row], labels: str | None, models: predict.Models) -> str:
@@ -408,18 +408,18 @@ def show_excess(event: gr.EventData) -> tuple:
     return show(draw_failure(describe_excess(*event.index)))
 
 
-def show_lost(number: int, shown: Card | int, *chosen: list[Path] | None) -> tuple | dict:
+def show_lost(number: int, shown: Card | int | None, *chosen: list[Path] | None) -> tuple | dict:
     """Gradio refused what was chosen before we saw it, or the work was stopped.
 
     Args:
         number: of the button whose work it was.
         shown: the card of what stopped it, over which progress may have been written, or the number
-            of the button that was pressed last.
+            of the button that was pressed last, None once its work has begun.
     """
-    if not isinstance(shown, int):
+    if shown is not None and not isinstance(shown, int):
         return show(shown)
     if shown != number:
-        return gr.skip()  # the newer work has the card
+        return gr.skip()  # it had begun: what ended it has the card
     gone = [path.name for paths in chosen for path in paths or [] if not path.exists()]
     return show(draw_failure(f"{gone[0]}: {SWEPT}" if gone else REFUSED))
 
@@ -666,6 +666,7 @@ def build_page(choices: Choices, shared: bool) -> gr.Blocks:
         ]
         for button, work, inputs in runs:
             pressed = button.click(partial(int, len(running)), None, shown, **quick)
+            pressed.failure(lambda: show(draw_failure(REFUSED)), None, outputs, **quick)
             event = pressed.then(partial(work, choices), inputs, outputs, **inner)
             kept = [kept for part, kept in parts["kept"].items() if part in inputs]
             lost = partial(show_lost, len(running))

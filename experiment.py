@@ -23,7 +23,7 @@ from common import (
     fit_temperature,
     save_weights,
 )
-from members import Build, Unit, count_jobs, plan_units, train_all
+from members import ASIDE, Build, Unit, count_jobs, plan_units, train_all
 from speech import familiarity, report
 from speech.audio import DATASET_FORMAT, SOUND
 from speech.cli import (
@@ -500,7 +500,8 @@ def write_results(
     written = f"wrote {Path(args.weights).with_suffix('')}.json and .png"
     print0(f"{written}, no weights" if args.folds else f"{written}, {args.weights}")
     for unit in units:
-        unit.checkpoint.path.unlink(missing_ok=True)
+        for ending in ("", ASIDE):
+            Path(f"{unit.checkpoint.path}{ending}").unlink(missing_ok=True)
 
 
 def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> list[int]:

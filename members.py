@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 # 1 had no number, and did not know the clips' content; 2 held all folds of a run.
 CHECKPOINT_FORMAT = 3
+ASIDE = ".old"  # ends the name of what another run left, until this one has ended
 JOB_BYTES = 2 * 2**30  # a process that trains the CNN takes 1.8 GiB; the LSTM's .5
 # What runs did before a flag came whose default changes what they do.
 BEFORE = {"members": 1, "rotations": 1}
@@ -114,10 +115,11 @@ def open_checkpoints(
     found = [path for path in paths if path.exists()]
     if not args.resume:
         if found:
-            print0(f"{found[0]} of an interrupted run is removed: --resume would go on from it")
+            aside = f"{found[0]} of an interrupted run is now {found[0].name}{ASIDE}"
+            print0(f"{aside}: --resume would have gone on from it")
         # All of them: a later --resume must not find some of this run and some of another.
-        for path in found:
-            path.unlink(missing_ok=True)
+        for path in found if RANK == 0 else ():
+            path.replace(f"{path}{ASIDE}")
         return checkpoints
     for checkpoint in checkpoints:
         checkpoint.load(defaults)

@@ -500,10 +500,17 @@ def writing_dataset(out: Path) -> Iterator[None]:
     """Refuses a second run that would write there, and removes what a killed one did not finish."""
     check_writable(out / "Spectrograms" / "clip.npy")
     with locked(out / "dataset.csv"):
-        for folder in ("Spectrograms", "Recordings"):
-            for leftover in (out / folder).glob(".*.tmp"):
-                leftover.unlink()
-        yield
+        remove_unfinished(out)
+        try:
+            yield
+        finally:
+            remove_unfinished(out)  # a worker that was killed leaves its own
+
+
+def remove_unfinished(out: Path) -> None:
+    for folder in ("Spectrograms", "Recordings"):
+        for path in (out / folder).glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def write_info(out: Path, info: dict) -> None:

@@ -367,6 +367,9 @@ def check_call(scope: Scope, route: Route, names: dict[str, str], body: bytes) -
         if not isinstance(content, dict):
             raise Refused(422, "The body is not a JSON object.")
         check_names(content.items())
+        event = content.get("event_data")
+        if past_queue and isinstance(event, dict):  # a table's: the column clicked, never kept
+            content["event_data"] = event | {"col_value": None}
         check_values(content)
     except (ValueError, RecursionError) as error:
         raise Refused(400, "The body is not JSON.") from error
@@ -871,7 +874,7 @@ def limit_logs() -> None:
 
     handler = logging.StreamHandler()
     handler.addFilter(LOG_LIMIT)  # a logger's own filter does not see what its children say
-    logging.basicConfig(format="%(message)s", handlers=[handler])
+    logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
     logging.captureWarnings(True)
     for module in (gradio.queueing, gradio.routes):
         module.traceback = SimpleNamespace(print_exc=log_failure)

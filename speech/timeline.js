@@ -54,10 +54,11 @@ function prepare() {
   if (!audio) return;
   load(Object.keys(JSON.parse(audio.dataset.paths))[0]);
   audio.addEventListener("timeupdate", follow);
-  audio.addEventListener("error", async () => {
-    const { ok } = await fetch(audio.src, { method: "HEAD" });
-    element.querySelector(ok ? ".unplayable" : ".gone").hidden = false;
-  });
+  audio.onerror = async () => {
+    const { src } = audio;
+    const { ok = true } = await fetch(src, { method: "HEAD" }).catch(() => ({}));
+    if (audio.src === src) element.querySelector(ok ? ".unplayable" : ".gone").hidden = false;
+  };
 }
 
 element.addEventListener("click", (event) => {

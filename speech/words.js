@@ -12,5 +12,7 @@ function translate() {
 
 if (language !== "en") {
   translate();
-  new MutationObserver(translate).observe(document.body, { childList: true, subtree: true });
+  // Gradio changes what stands there in its place, and takes our mark away.
+  const changes = { childList: true, subtree: true, attributeFilter: ["lang", "data-word"] };
+  new MutationObserver(translate).observe(document.body, changes);
 }

@@ -175,7 +175,7 @@ def test_a_new_run_leaves_no_state_of_another_for_a_later_resume(tmp_path, capsy
     for path in stale:
         path.touch()
     plan_units(tmp_path, members=3)
-    assert f"{stale[0]} of an interrupted run is removed" in capsys.readouterr().out
+    assert f"{stale[0]} of an interrupted run is now {stale[0].name}.old" in capsys.readouterr().out
     assert not any(path.exists() for path in stale)
 
 

@@ -305,6 +305,7 @@ def test_what_stands_beside_the_arguments_is_bounded_too(ask):
     for path, body, status in (
         ("run/predict", {"data": [], "event_data": {"index": 7}}, 200),
         ("run/predict", {"data": [], "event_data": long}, 422),
+        ("run/predict", {"data": [], "event_data": {"index": [7, 0], "col_value": many * 4}}, 200),
         ("queue/join", {"data": [], "event_data": many}, 200),
         ("queue/join", {"data": [], "event_data": [*many, ""]}, 422),
         ("queue/join", {"data": [], "oauth_token": "a" * 9000}, 422),
