@@ -126,7 +126,7 @@ def makes_shape(sound: dict | None, shape: list[int]) -> bool:
 
 
 def is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 2**53  # a float holds it exactly
 
 
 def is_score(entry: dict) -> bool:

@@ -50,6 +50,7 @@ UNUSABLE = [
     (("versions",), None, "damaged"),
     (("versions",), {"torch": 2}, "unusable versions"),
     (("data", "total"), {"clips": "42"}, "unusable data"),
+    (("data", "total"), {"clips": 10**400}, "unusable data"),  # no float: found by 100,000 inputs
     (("data", "on_both_sides"), {"train and val": "x"}, "unusable data"),
     (("data", "sha256"), 7, "unusable data"),
     (("data", "split"), None, "unusable data"),
