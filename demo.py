@@ -313,7 +313,8 @@ def write_csv(table: list[dict], paths: list[Path]) -> str:
 def show(card: Card, working: bool = False) -> tuple:
     """A state of the page without a result."""
     hidden, kept = gr.update(visible=False), [gr.skip()] * 7
-    return *card, gr.update(visible=working), hidden, *kept, None if working else card
+    shown = gr.skip() if working else card  # progress may come after what has stopped the work
+    return *card, gr.update(visible=working), hidden, *kept, shown, working
 
 
 def score_labels(rows: list[Row], labels: str | None, models: predict.Models) -> str:
@@ -377,6 +378,7 @@ def show_result(
         session,
         0 if good else None,
         gr.skip(),
+        gr.skip(),
     )
 
 
@@ -408,18 +410,21 @@ def show_excess(event: gr.EventData) -> tuple:
     return show(draw_failure(describe_excess(*event.index)))
 
 
-def show_lost(number: int, shown: Card | int | None, *chosen: list[Path] | None) -> tuple | dict:
+def show_lost(
+    number: int, shown: Card | int, begun: bool, *chosen: list[Path] | None
+) -> tuple | dict:
     """Gradio refused what was chosen before we saw it, or the work was stopped.
 
     Args:
         number: of the button whose work it was.
         shown: the card of what stopped it, over which progress may have been written, or the number
-            of the button that was pressed last, None once its work has begun.
+            of the button that was pressed last.
+        begun: whether that button's work has shown progress.
     """
-    if shown is not None and not isinstance(shown, int):
+    if not isinstance(shown, int):
         return show(shown)
-    if shown != number:
-        return gr.skip()  # it had begun: what ended it has the card
+    if shown != number or begun:
+        return gr.skip()  # what ended it has the card
     gone = [path.name for paths in chosen for path in paths or [] if not path.exists()]
     return show(draw_failure(f"{gone[0]}: {SWEPT}" if gone else REFUSED))
 
@@ -574,7 +579,7 @@ def connect_inputs(parts: dict, outputs: list, running: list) -> None:
     inner = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
     ends = inner | {"cancels": running}
     files, sound, labels = (parts[name] for name in ("files", "sound", "labels"))
-    chosen, session = [parts["kept"][part] for part in (files, sound)], outputs[-3]
+    chosen, session = [parts["kept"][part] for part in (files, sound)], outputs[-4]
 
     def choose(paths: Source, session: Session | None) -> tuple:
         ready = gr.update(interactive=bool(paths))
@@ -653,9 +658,9 @@ def build_page(choices: Choices, shared: bool) -> gr.Blocks:
                 verdict, facts, stop = build_card()
         results, scores, times, common, table, download, picture, explained = build_results()
         build_about(choices)
-        session, number, shown = gr.State(), gr.State(), gr.State(EMPTY)
+        session, number, shown, begun = gr.State(), gr.State(), gr.State(EMPTY), gr.State(False)
         outputs = [verdict, facts, stop, results, scores, times, common, table, download]
-        outputs += [session, number, shown]
+        outputs += [session, number, shown, begun]
         drawn = {"fn": draw, "inputs": [session, number, explained], "outputs": picture, **inner}
         running, chosen = [], [parts["labels"], parts["model"]]
         quick = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
@@ -665,12 +670,13 @@ def build_page(choices: Choices, shared: bool) -> gr.Blocks:
             *((button, partial(run_example, paths), chosen) for button, paths in parts["examples"]),
         ]
         for button, work, inputs in runs:
-            pressed = button.click(partial(int, len(running)), None, shown, **quick)
+            press = partial(tuple, (len(running), False))
+            pressed = button.click(press, None, [shown, begun], **quick)
             pressed.failure(lambda: show(draw_failure(REFUSED)), None, outputs, **quick)
             event = pressed.then(partial(work, choices), inputs, outputs, **inner)
             kept = [kept for part, kept in parts["kept"].items() if part in inputs]
             lost = partial(show_lost, len(running))
-            event.failure(lost, [shown, *kept], outputs, **quick)
+            event.failure(lost, [shown, begun, *kept], outputs, **quick)
             event.success(**drawn | {"fn": lambda session, *more: session and draw(session, *more)})
             running.append(event)
         for (button, *_), event in zip(runs, running, strict=True):  # new work ends the others'

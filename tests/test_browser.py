@@ -439,6 +439,21 @@ def test_stop_and_a_closed_tab_end_the_servers_work(visit, server, two_hours, si
     assert_idle(server)
 
 
+def test_progress_that_comes_after_stop_does_not_stay(visit, server, two_hours):
+    page = visit()
+    late = []
+    page.route("**/cancel", lambda route: late.append(route))
+    choose(page, two_hours)
+    page.click("#classify")
+    expect(page.locator("#facts [role=progressbar]")).to_be_visible()
+    page.click("#stop")
+    page.wait_for_timeout(1000)
+    late[0].continue_()
+    page.wait_for_timeout(1000)
+    assert_idle(server)
+    assert word(page).inner_text() == "Stopped"
+
+
 def test_a_change_while_it_works_ends_the_work(visit, server, two_hours):
     page = visit()
     choose(page, two_hours)
