@@ -118,7 +118,7 @@ def training_parser(
     patience = "stop after N epochs without a better validation loss; 0: no validation split, "
     patience += f"the last epoch is kept (default: {PATIENCE}, but 0 with --folds)"
     add("--patience", metavar="N", type=count, default=argparse.SUPPRESS, help=patience)
-    masks = "rotate clips in time and mask them; 1 is masks of up to 20 bins and frames"
+    masks = "mix, rotate, repeat and mask clips; 1 is masks of up to 20 bins and frames"
     add("--augment", metavar="STRENGTH", type=rate, nargs="?", const=1.0, default=1.0, help=masks)
     add("--no-augment", dest="augment", action="store_const", const=0.0, default=argparse.SUPPRESS)
     add("--balance", action=switch, default=True, help="weight the classes")

@@ -63,6 +63,7 @@ FAR = 1000  # times the limit: beyond it the number says nothing
 CLIPS_AT_ONCE = 32  # rows are written while files are read, and memory stays flat
 PATCHES = (6, 8)  # bands of mel bins, stretches of frames: 21 bins by 1 s of a (128, 251) clip
 MAX_SECONDS = 7200  # of one recording; an hour of samples takes 230 MB
+WEIGHTS = "[!.]*.safetensors"  # not the hidden ._ twins that a Mac leaves on other disks
 READABLE = re.compile(rf"(?i)(?:\.npy|{SOUND})$")
 
 Models = list[tuple[torch.nn.Module, dict]]  # each with its metadata
@@ -90,7 +91,7 @@ def find_weights(paths: list[str] | None = None) -> list[Path]:
         paths: files, folders of them, or hf:USER/MODEL[@REVISION].
     """
     for folder in ("weights", Path(__file__).parent / "examples"):
-        paths = paths or sorted(Path(folder).glob("*.safetensors"))
+        paths = paths or sorted(Path(folder).glob(WEIGHTS))
     return [file for path in paths for file in expand_weights(path)]
 
 
@@ -98,7 +99,7 @@ def expand_weights(path: str | Path) -> list[Path]:
     """The files that a path names: itself, a folder's, or a model's on the Hub."""
     if not Path(path).is_dir():
         return fetch(path)
-    if found := sorted(Path(path).glob("*.safetensors")):
+    if found := sorted(Path(path).glob(WEIGHTS)):
         return found
     raise InputError(f"{path}: a folder without .safetensors")
 
@@ -456,7 +457,8 @@ def open_output(path: Path | None, width: int = 0) -> Iterator[Callable[[Row], o
     """Yields what writes a row: into a CSV file, or on the terminal, names `width` wide."""
     if not path:
         line = f"{{:<{width}}}  {{:>11}}  {{:>6}}  {{:<13}}  {{}}".format
-        tqdm.write(line("clip or participant", "probability", "spread", "verdict", "note"))
+        show = tqdm.external_write_mode()(print_lines)
+        show(line("clip or participant", "probability", "spread", "verdict", "note"))
 
         def write(row: Row) -> None:
             shown = row.probability is not None and row.verdict != NO_VERDICT
@@ -464,7 +466,7 @@ def open_output(path: Path | None, width: int = 0) -> Iterator[Callable[[Row], o
             spread = f"{row.spread:.0%}" if shown and row.spread is not None else ""
             name = row.clip or row.participant
             text = line(name, probability, spread, row.verdict, row.note)
-            tqdm.write(show_controls(text.rstrip()))
+            show(text.rstrip())
 
         yield write
         return
@@ -499,7 +501,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--weights", metavar="FILE", nargs="+", help=weights)
     add("--csv", metavar="FILE", type=Path, help="instead of a table; also a pipe or /dev/stdout")
     add("--labels", metavar="CSV", type=Path, help="id,label: scores the predictions")
-    band = "probabilities without a verdict"
+    band = "probabilities called uncertain"
     add("--uncertain", metavar=("LOW", "HIGH"), nargs=2, type=float, default=UNCERTAIN, help=band)
     args = parser.parse_args()
     if not 0 <= args.uncertain[0] <= args.uncertain[1] <= 1:

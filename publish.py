@@ -18,21 +18,22 @@ from speech.hub import PREFIX, REPOSITORY, fetch, hub_errors, parse, quieten
 from speech.report import LEVELS, format_scores
 
 ROOT = Path(__file__).parent
-# Named, so that nothing else that lies beside them is published.
+# Named, so that nothing else that lies beside them is published, nor a Mac's hidden `._` twins.
 SCRIPTS = ("common", "members", "experiment", "predict", "demo", "prepare", "synthetic", "tune")
 SCRIPTS += ("publish", "report")
 SOURCES = (
     *(f"{name}.py" for name in SCRIPTS),
     "train_*.py",
-    "speech/*.py",
-    "speech/*.css",
-    "speech/*.js",
+    "speech/[!.]*.py",
+    "speech/[!.]*.css",
+    "speech/[!.]*.js",
+    "docs/[!.]*.md",
     "requirements.txt",
     "LICENSE",
 )
-EXAMPLES = ("examples/*.npy", "examples/*.wav", "examples/*.png")  # synthetic, all of them
-EXAMPLE_WEIGHTS = "examples/*.safetensors"
-OURS = re.compile(r"[^/]+\.py|(speech|examples|weights)/.*")  # in a Space: removed when not renewed
+EXAMPLES = ("examples/[!.]*.npy", "examples/[!.]*.wav", "examples/[!.]*.png")  # all synthetic
+EXAMPLE_WEIGHTS = "examples/[!.]*.safetensors"
+OURS = re.compile(r"[^/]+\.py|(speech|docs|examples|weights)/.*")  # removed when not renewed
 CREATED = {".gitattributes", "README.md"}  # what the Hub itself puts into a new repository
 HARDWARE = {"zero": "zero-a10g", "cpu-basic": "cpu-basic"}  # as the Hub calls it
 ZERO_TORCH = "torch==2.11.0"  # the newest that ZeroGPU has; it ends at 2.11
@@ -98,13 +99,13 @@ On people that training never saw, if the split is by participant. Intervals are
 ## Intended use
 
 Research on such models: what they hear, how far a score can be trusted. **Not to be used** for a
-clinical decision, for screening anybody who did not ask for it, or by employers, insurers, schools,
+clinical decision, for screening, or by employers, insurers, schools,
 courts or police; not on speech whose speaker did not agree to it.
 
 ## Limits
 
-- Labels come from questionnaires, interviews or actors, in one language each. What the model hears
-  may be the microphone, the room, the age, the accent or the medication.
+- Labels come from questionnaires, interviews, diagnoses or actors, in one language each. What the
+  model hears may be the microphone, the room, the age, the accent or the medication.
 - Probabilities and the threshold do not travel between corpora. Women and men may be served
   differently.
 - Clips unlike the training clips: {familiarity}.
@@ -136,7 +137,7 @@ def write_requirements(hardware: str) -> str:
 def write_app(hardware: str, weights: list[str]) -> str:
     """app.py: demo.py with the arguments that a Space has no command line for."""
     arguments = ["--weights", *weights] if weights else []
-    return APP.format(gpu=GPU if hardware == "zero" else "", arguments=json.dumps(arguments))
+    return APP.format(gpu=GPU if hardware == "zero" else "", arguments=arguments)
 
 
 def check_names(paths: list[Path]) -> None:

@@ -50,6 +50,8 @@ def run(main: Callable[[], int | None]) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
+    except BrokenPipeError:  # whoever reads the table has seen enough
+        sys.exit(141)  # as SIGPIPE would; Windows has none
     except (InputError, OSError, MemoryError, RuntimeError) as error:
         if not (message := explain(error)):
             raise

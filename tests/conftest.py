@@ -91,8 +91,12 @@ def run_script(script, *arguments, cwd=ROOT, **environment):
 
 def call_script(script, *arguments):
     """What run_script does, in this process: without the seconds that imports take."""
-    main = importlib.import_module(Path(script).stem).main
-    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    return call_main(importlib.import_module(Path(script).stem).main, script, *arguments)
+
+
+def call_main(main, script, *arguments):
+    """What a script does whose main() is given."""
+    out, err, argv, status = io.StringIO(), io.StringIO(), sys.argv, 0
     sys.argv = [script, *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -797,9 +797,36 @@ def test_the_table_may_go_to_a_pipe_or_stdout_and_nothing_else_does(tmp_path, pa
     assert call_script("predict.py", *inputs, tmp_path / "pipe").returncode == 0
     reader.join()
     assert read == [right]
+    reader = threading.Thread(target=lambda: (tmp_path / "pipe").open().close())
+    reader.start()
+    ended = call_script("predict.py", *inputs, tmp_path / "pipe")
+    assert ended.returncode == 141 and "pipe" not in ended.stderr  # nobody wants the rest
     before = os.stat("/dev/null")
     assert call_script("predict.py", *inputs, "/dev/null").returncode == 0
     assert os.stat("/dev/null").st_rdev == before.st_rdev
+
+
+def test_head_ends_what_is_shown_and_not_the_work(tmp_path, pair, corpus, monkeypatch):
+    (ours, theirs), rows = os.pipe(), predict.predict
+
+    def leave(*arguments):  # once the header has been read
+        os.close(ours)
+        return rows(*arguments)
+
+    monkeypatch.setattr(predict, "predict", leave)
+    with open(theirs, "w", buffering=1) as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        flags = ["--weights", *pair, "--labels", corpus / "dataset.csv"]
+        patch.setattr(sys, "argv", ["predict.py", *map(str, [corpus / "Spectrograms", *flags])])
+        assert predict.main() == 0
+
+
+def test_a_macs_hidden_twins_are_no_weights(tmp_path, pair):
+    for path in pair:
+        shutil.copy(path, tmp_path)
+        (tmp_path / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    found = [path.name for path in predict.find_weights([tmp_path])]
+    assert found == sorted(path.name for path in pair)
 
 
 def test_no_name_is_a_formula_or_an_escape(tmp_path, pair):

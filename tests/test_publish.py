@@ -1,5 +1,7 @@
 """publish.py and hf: weights against a Hub on the loopback, and the published page itself."""
 
+import ast
+import contextlib
 import json
 import os
 import re
@@ -11,20 +13,17 @@ from pathlib import Path
 
 import common
 import publish
+from speech import hub as speech_hub
 from speech.cli import InputError
 from speech.metadata import unknown_metadata
 
 import gradio_client
 import pytest
-from conftest import ROOT, call_script, error_line, run_script, write_weights
+from conftest import ROOT, call_main, call_script, error_line, run_script, write_weights
 from fake_hub import FakeHub
 from huggingface_hub import ModelCard
 
 EXAMPLE = ROOT / "examples" / "lstm.safetensors"
-FETCH = (
-    "import sys\nfrom speech.cli import run\nfrom speech.hub import fetch\n"
-    "run(lambda: print(*fetch(sys.argv[1]), sep='\\n'))"
-)
 SPACES = """
 def GPU(function):
     open("decorated", "a").write(function.__name__)
@@ -49,15 +48,29 @@ def to_hub(hub, tmp_path):
     return variables | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
+@contextlib.contextmanager
+def talking(environment):
+    """huggingface_hub reads these as it is imported: within, it is imported anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:
+            patch.delitem(sys.modules, name)
+        yield
+
+
+def call_publish(*arguments, **environment):
+    with talking(environment):
+        return call_script("publish.py", *arguments)
+
+
 def fetch(name, environment):
-    """speech.hub.fetch in a process of its own."""
-    command = [sys.executable, "-c", FETCH, name]
-    environment = os.environ | environment
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    with talking(environment):
+        return call_main(lambda: print(*speech_hub.fetch(name), sep="\n"), "fetch.py")
 
 
 def publish_ok(*arguments, **environment):
-    done = run_script("publish.py", *arguments, **environment)
+    done = call_publish(*arguments, **environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -67,10 +80,12 @@ def publish_ok(*arguments, **environment):
 
 
 def test_space_is_published_then_left_alone_then_updated(hub, to_hub, tmp_path):
-    assert "published, revision" in publish_ok("ann/page", **to_hub)
+    done = run_script("publish.py", "ann/page", **to_hub)
+    assert "published, revision" in done.stdout and done.stderr == ""
     space, files = hub.repositories["space", "ann/page"], hub.files("space", "ann/page")
     assert space.request["sdk"] == "gradio" and space.request["hardware"] == "zero-a10g"
-    allowed = r"(speech/)?\w+\.py|speech/\w+\.(css|js)|examples/[\w-]+\.(npy|wav|png|safetensors)"
+    allowed = r"(speech/)?\w+\.py|speech/\w+\.(css|js)|docs/\w+\.md"
+    allowed += r"|examples/[\w-]+\.(npy|wav|png|safetensors)"
     others = {".gitattributes", "LICENSE", "README.md", "requirements.txt"}
     assert others == {name for name in files if not re.fullmatch(allowed, name)}
     assert {path.name for path in ROOT.glob("*.py")} <= files.keys()  # a script imports another
@@ -92,7 +107,13 @@ def test_space_is_published_then_left_alone_then_updated(hub, to_hub, tmp_path):
     assert set(files) - set(after) == {"examples/lstm.safetensors"}
     assert after["notes.txt"] and b"spaces.GPU" not in after["app.py"]
     assert after["requirements.txt"] == (ROOT / "requirements.txt").read_bytes()
-    assert b'["--weights", "weights/mine.safetensors"]' in after["app.py"]
+    assert b"['--weights', 'weights/mine.safetensors']" in after["app.py"]
+
+
+def test_any_name_of_weights_stands_in_the_app():
+    app = ast.parse(publish.write_app("zero", ["weights/😀'\".safetensors"]))
+    [names] = [ast.literal_eval(node) for node in ast.walk(app) if isinstance(node, ast.List)]
+    assert names == ["--weights", "weights/😀'\".safetensors"]
 
 
 def test_dry_run_lists_what_would_be_uploaded_and_asks_nobody(hub, to_hub):
@@ -107,7 +128,7 @@ def test_dry_run_lists_what_would_be_uploaded_and_asks_nobody(hub, to_hub):
 @pytest.mark.parametrize("where", ["/commit/", "PUT /storage"])
 def test_what_was_broken_off_goes_on(hub, to_hub, where):
     hub.faults[where] = (507, "the storage is full") if "PUT" in where else "close"
-    message = error_line(run_script("publish.py", "ann/page", **to_hub))
+    message = error_line(call_publish("ann/page", **to_hub))
     assert message.startswith("publish.py: ann/page: ") and message.count("run again to go on") == 1
     assert len(hub.repositories["space", "ann/page"].commits) == 1
     arrived = len(hub.large)
@@ -128,7 +149,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("message", MISTAKES)
 def test_mistakes_with_the_account_are_one_line(hub, to_hub, message):
-    done = run_script("publish.py", "ann/page", **to_hub | MISTAKES[message])
+    done = call_publish("ann/page", **to_hub | MISTAKES[message])
     assert error_line(done).startswith(f"publish.py: ann/page: {message}")
     assert not hub.repositories
 
@@ -136,18 +157,18 @@ def test_mistakes_with_the_account_are_one_line(hub, to_hub, message):
 def test_refused_files_and_plans_are_one_line(hub, to_hub):
     for fault, status in [("/repos/create", 402), ("/commit/", 413), ("/preupload/", 400)]:
         hub.faults = {fault: (status, "the server's reason")}
-        line = error_line(run_script("publish.py", "ann/new", **to_hub))
+        line = error_line(call_publish("ann/new", **to_hub))
         assert "(the server's reason)" in line
         assert {413: "too large", 400: "refused a file", 402: "paid plan"}[status] in line
 
 
 def test_somebody_elses_and_another_projects_names_are_refused(hub, to_hub):
     publish_ok("ann/page", **to_hub)
-    done = run_script("publish.py", "ann/page", **to_hub | {"HF_TOKEN": "hf_other"})
+    done = call_publish("ann/page", **to_hub | {"HF_TOKEN": "hf_other"})
     assert "no right to do that" in error_line(done)
     other = hub.repositories["space", "ann/page"]
     other.commit({"app.py": b"another project", "README.md": b""})
-    line = error_line(run_script("publish.py", "ann/page", **to_hub))
+    line = error_line(call_publish("ann/page", **to_hub))
     assert "the name is taken by something else (app.py)" in line
     assert other.commits[-1][1]["app.py"] == b"another project"
 
@@ -327,10 +348,10 @@ def test_predict_takes_weights_from_the_hub(hub, to_hub, tmp_path):
     publish_ok("ann/model", "--model", EXAMPLE, **to_hub)
     clip, answers = ROOT / "examples" / "S014_clip_0.npy", []
     for name in ("hf:ann/model", EXAMPLE):
-        table = tmp_path / "table.csv"
-        done = run_script("predict.py", clip, "--weights", name, "--csv", table, **to_hub)
+        with talking(to_hub):
+            done = call_script("predict.py", clip, "--weights", name, "--csv", tmp_path / "t.csv")
         assert done.returncode == 0, done.stderr
-        answers.append(table.read_text())
+        answers.append((tmp_path / "t.csv").read_text())
     assert answers[0] == answers[1]
 
 
