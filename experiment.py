@@ -39,6 +39,7 @@ from speech.cli import (
     optional,
     print0,
     read_file,
+    show_controls,
     write_atomically,
     write_json,
 )
@@ -204,9 +205,10 @@ def find_data(args: argparse.Namespace) -> tuple[Path, Path]:
     return folder, Path(vars(args).get("labels", "dataset.csv"))
 
 
-def read_dataset_json(labels: Path, shape: tuple[int, int]) -> dict:
-    """What prepare.py or synthetic.py noted of the clips beside their labels, if it is there."""
-    path = labels.with_name("dataset.json")
+def read_dataset_json(folder: Path, labels: Path, shape: tuple[int, int]) -> dict:
+    """What prepare.py or synthetic.py noted of the clips, beside their folder or their labels."""
+    places = [folder.parent / "dataset.json", labels.with_name("dataset.json")]
+    path = next((path for path in places if path.exists()), places[-1])
     try:
         known = json.loads(read_file(path).decode("utf-8-sig")) if path.exists() else {}
         check_format(known, DATASET_FORMAT)
@@ -215,7 +217,8 @@ def read_dataset_json(labels: Path, shape: tuple[int, int]) -> dict:
             print0(f"{path} is not about clips of {shape}: how their sound was read is not known")
             sound = None
         synthetic = bool(known.get("synthetic"))
-        return {"name": name and str(name), "synthetic": synthetic, "sound": sound}
+        name = name and show_controls(str(name))  # a folder's, which need not be text
+        return {"name": name, "synthetic": synthetic, "sound": sound}
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # the file may have been edited
@@ -233,7 +236,7 @@ def load_dataset(args: argparse.Namespace) -> Corpus:
     clips = check_clips(frame, folder)
     for note in notes + clips.notes:
         print0(f"note: {note}")
-    known = read_dataset_json(labels, clips.shape)
+    known = read_dataset_json(folder, labels, clips.shape)
     return Corpus(clips=clips, labels=labels, sha256=frame.attrs["sha256"], **known)
 
 
@@ -537,6 +540,8 @@ def train(parser: argparse.ArgumentParser, build: Build) -> int:
         build: makes a new model for (args, n_mels, n_frames).
     """
     args, defaults = parse_training(parser), vars(parser.parse_args([]))
+    if Path(args.weights).stem == "dataset":
+        raise InputError("--weights: its report would be dataset.json, which describes a dataset")
     check_writable(args.weights)
     for ending in (".json", ".png"):
         check_regular(Path(args.weights).with_suffix(ending))

@@ -11,12 +11,12 @@ from speech.report import (
     FEWEST_PEOPLE,
     METRICS,
     REPORT_FORMAT,
-    draw_people,
+    count_people,
     format_row,
     format_score,
     format_summary,
     interval,
-    metric_values,
+    resample,
     score_predictions,
     summarize_predictions,
 )
@@ -26,7 +26,6 @@ import pandas as pd
 from scipy.special import expit
 
 COMPARED = ("auroc", "balanced_accuracy")  # of METRICS
-RESAMPLES = 2000  # of the people
 
 # What looking for predictions in any other file raises; a deeply nested one the RecursionError.
 NO_REPORT = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -96,19 +95,8 @@ def compare_pair(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict]:
     Paired: both are scored on the same resamples of the people, so that what is hard for both, or
     easy, cancels out.
     """
-    labels = one["label"].to_numpy(bool)
-    people = np.unique(one["participant"].astype(str), return_inverse=True)[1]
-    n_people = int(people.max()) + 1
-    n_smaller = min(len(np.unique(people[which])) for which in (labels, ~labels))
-    weights = [np.ones((1, n_people)), *draw_people(n_people, RESAMPLES, seed=0)]
-    values = [
-        np.vstack(
-            [metric_values(labels, run["probability"].to_numpy(), w[:, people]) for w in weights]
-        )
-        for run in (one, other)
-    ]
-    differences = pd.DataFrame(values[0] - values[1], columns=list(METRICS))
-    scores = {}
+    differences = pd.DataFrame(resample(one) - resample(other), columns=list(METRICS))
+    n_smaller, scores = count_people(one)["smaller"], {}
     for name in COMPARED:
         value, *draws = differences[name]
         draws = np.array(draws)[~np.isnan(draws)]

@@ -130,20 +130,31 @@ def interval(draws: Array, value: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def score_predictions(frame: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> Scores:
-    """Every metric with its 95% interval, from a bootstrap that draws people and not clips.
+def resample(frame: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> Array:
+    """Every metric as seen, then of a bootstrap that draws people, (1 + R, metrics).
 
-    Clips of a person are alike: drawn one by one, they would seem more evidence than they are.
+    Clips of a person are alike: drawn one by one, they would seem more evidence than they are. Of
+    two models' predictions for the same clips the same people are drawn.
     """
     labels, probabilities = frame["label"].to_numpy(bool), frame["probability"].to_numpy(float)
     people = np.unique(frame["participant"].to_numpy(str), return_inverse=True)[1]
-    n_people, positives, negatives = (len(np.unique(people[i])) for i in (..., labels, ~labels))
-    n_effective = {"people": n_people, "positives": positives, "negatives": negatives}
+    as_seen = np.ones((1, people.max() + 1))
+    portions = chain([as_seen], draw_people(people.max() + 1, resamples, seed))
+    return np.vstack([metric_values(labels, probabilities, w[:, people]) for w in portions])
+
+
+def count_people(frame: pd.DataFrame) -> dict[str, int]:
+    """How many people a metric of these clips rests on, by what it is carried by."""
+    people, labels = frame["participant"], frame["label"].astype(bool)
+    n_people, positives, negatives = (people[which].nunique() for which in (..., labels, ~labels))
     # The smaller class is what varies; F1 is defined without negatives, and rests on everyone then.
-    n_effective["smaller"] = min(positives, negatives) or n_people
-    as_seen = np.ones((1, n_people))  # each once: the point values
-    portions = chain([as_seen], draw_people(n_people, resamples, seed))
-    values = np.vstack([metric_values(labels, probabilities, w[:, people]) for w in portions])
+    smaller = min(positives, negatives) or n_people
+    return dict(people=n_people, positives=positives, negatives=negatives, smaller=smaller)
+
+
+def score_predictions(frame: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> Scores:
+    """Every metric with its 95% interval over people."""
+    values, n_effective = resample(frame, resamples, seed), count_people(frame)
     scores: Scores = {}
     for (name, metric), (value, *draws) in zip(METRICS.items(), values.T.tolist(), strict=True):
         scores[name] = {"value": None, "low": None, "high": None}

@@ -195,6 +195,8 @@ def test_mistakes_are_one_line_and_leave_nothing(small_dataset, tmp_path):
         broken.with_name("dataset.json").write_text(text)
         line = complain("--spectrograms", clips, "--labels", broken)
         assert "dataset.json: damaged (" in line
+    line = error_line(train("train_lstm.py", small_dataset, tmp_path / "dataset.safetensors"))
+    assert "its report would be dataset.json" in line
     tiny = write_clips(tmp_path / "tiny", shape=(7, 24))
     line = error_line(train("train_cnn.py", tiny, out, *QUICK))
     assert "(7, 24) is too small for the CNN" in line
@@ -202,6 +204,14 @@ def test_mistakes_are_one_line_and_leave_nothing(small_dataset, tmp_path):
     blocked.write_text("")
     process = run_script("train_lstm.py", *given, "--weights", blocked / "w.safetensors")
     assert "cannot be written" in error_line(process)
+
+
+def test_clips_are_synthetic_whatever_labels_are_given_for_them(tmp_path):
+    about = {"corpus": "Aufnahmen M\udcfcller", "synthetic": True, "settings": SOUND}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    labels = tmp_path / "elsewhere" / "some.csv"
+    known = experiment.read_dataset_json(tmp_path / "Spectrograms", labels, SHAPE)
+    assert known == {"name": r"Aufnahmen M\udcfcller", "synthetic": True, "sound": SOUND}
 
 
 @pytest.mark.parametrize(
