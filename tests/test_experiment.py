@@ -131,8 +131,8 @@ def test_the_same_seed_gives_the_same_bytes(small_dataset, tmp_path):
             assert process.returncode == 0, process.stderr
             files.append(out.read_bytes())
         assert files[0] == files[1]
-        train(script, small_dataset, out, *QUICK, "--precision", precision, "--seed", 7)
-        assert out.read_bytes() != files[0]
+    train(script, small_dataset, out, *QUICK, "--precision", precision, "--seed", 7)
+    assert out.read_bytes() != files[0]
 
 
 def test_another_shape_trains_with_no_edit(tmp_path):
@@ -228,8 +228,8 @@ def test_flags_out_of_range_are_refused(flags):
 
 
 def test_sigterm_saves_and_resume_ends_with_the_same_weights(tmp_path):
-    folder = write_clips(tmp_path / "d", 12, 20)
-    flags = ("--epochs", 12, "--batch-size", 4, "--patience", 0, "--members", 1)
+    folder = write_clips(tmp_path / "d", 12, 12)
+    flags = ("--epochs", 8, "--batch-size", 4, "--patience", 0, "--members", 1)
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     assert train("train_lstm.py", folder, whole, *flags).returncode == 0
     command = [sys.executable, ROOT / "train_lstm.py", "--weights", cut, *map(str, flags)]
@@ -252,8 +252,8 @@ def test_sigterm_saves_and_resume_ends_with_the_same_weights(tmp_path):
 
 
 def test_clips_that_vanish_in_mid_run_are_one_line_and_the_run_goes_on(tmp_path):
-    folder, hidden = write_clips(tmp_path / "d", 12, 20), tmp_path / "hidden"
-    flags = ("--epochs", 6, "--patience", 0, "--members", 1)
+    folder, hidden = write_clips(tmp_path / "d", 12, 6), tmp_path / "hidden"
+    flags = ("--epochs", 4, "--patience", 0, "--members", 1)
     for workers in (0, 1):
         out = tmp_path / f"{workers}.safetensors"
         print0 = common.print0

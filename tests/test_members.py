@@ -119,12 +119,20 @@ def test_folds_are_calibrated_on_the_people_of_the_others(small_dataset, tmp_pat
     assert allowed == {(1.0, 5.0)}  # so few must not make a model more certain
 
 
+EIGHT = ("--epochs", 4, "--batch-size", 8, "--members", 8, "--jobs", 2)
+
+
+@pytest.fixture(scope="module")
+def whole(small_dataset, tmp_path_factory):
+    """What EIGHT ends with where nothing disturbs it."""
+    path = tmp_path_factory.mktemp("whole") / "whole.safetensors"
+    assert train("train_lstm.py", small_dataset, path, *EIGHT).returncode == 0
+    return path
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_parent_alone_saves_every_member(tmp_path, number):
-    folder = write_clips(tmp_path / "d", 12, 8)
-    flags = ("--epochs", 4, "--batch-size", 4, "--members", 8, "--jobs", 2)
-    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    assert train("train_lstm.py", folder, whole, *flags).returncode == 0
+def test_a_signal_to_the_parent_alone_saves_every_member(small_dataset, tmp_path, whole, number):
+    folder, flags, cut = small_dataset, EIGHT, tmp_path / "cut.safetensors"
     command = [sys.executable, ROOT / "train_lstm.py", "--weights", cut, *map(str, flags)]
     command += data_flags(folder)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -7,7 +7,18 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, data_flags, write_clips
+from conftest import ROOT, SHAPE, data_flags, write_clips, write_weights
+
+SERVED = """
+import sys
+import demo, predict
+
+for name, *weights in (["crnn", "--weights", "weights/crnn.safetensors"], ["both"]):
+    sys.argv[2:] = ["--csv", f"{name}.csv", *weights]  # without --weights: an ensemble
+    predict.main()
+paths = predict.find_weights()
+print(list(demo.name_choices(paths, predict.load_models(paths))))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +33,7 @@ def project(tmp_path_factory):
     section = readme.partition("## Your own model")[2]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
     (folder / "train_crnn.py").write_text(code, encoding="utf-8")
-    write_clips(folder / "data", shape=(16, 24))
+    write_clips(folder / "data", shape=SHAPE)
     return folder
 
 
@@ -37,17 +48,11 @@ def in_project(project, *words):
 def test_a_third_model_is_trained_predicted_tuned_and_served(project):
     flags = [*data_flags(project / "data"), "--epochs", 2, "--batch-size", 8]
     in_project(project, "train_crnn.py", *flags)
-    in_project(project, "train_lstm.py", *flags, "--hidden-size", 4, "--members", 1)
+    write_weights(project / "weights" / "lstm.safetensors", "lstm", SHAPE)
     assert (project / "weights" / "crnn.json").exists()
-    clips = project / "data" / "Spectrograms"
-    in_project(
-        project, "predict.py", clips, "--csv", "crnn.csv", "--weights", "weights/crnn.safetensors"
-    )
-    in_project(project, "predict.py", clips, "--csv", "both.csv")  # with the LSTM: an ensemble
+    served = in_project(project, "-c", SERVED, project / "data" / "Spectrograms")
+    assert {"crnn", "lstm", "Both"} == set(eval(served.splitlines()[-1]))
     tables = [(project / name).read_text() for name in ("crnn.csv", "both.csv")]
     assert tables[0] != tables[1] and tables[0].count("\n") == tables[1].count("\n") > 72
     tuned = in_project(project, "tune.py", "crnn", *flags, "--trials", 2, "--folds", 2)
     assert re.search(r"^  python train_crnn.py .*--labels", tuned, re.MULTILINE), tuned
-    served = "import demo, predict; paths = predict.find_weights(); "
-    served += "print(list(demo.name_choices(paths, predict.load_models(paths))))"
-    assert {"crnn", "lstm", "Both"} == set(eval(in_project(project, "-c", served)))
