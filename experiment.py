@@ -518,7 +518,7 @@ def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> list
         announce(data, clips.shape)
         arguments = check_arguments(build(args, *clips.shape))
         units = plan_units(args, result_flags(args), defaults, build, clips, splits, device)
-        train_all(units, count_jobs(args, len(units), device), defaults)
+        train_all(units, count_jobs(args, len(units), device))
         with deferred_signals() as signals:
             if RANK == 0:
                 write_results(args, build, arguments, corpus, data, units)

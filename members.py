@@ -60,26 +60,20 @@ def differing_flags(args: dict, earlier: dict, defaults: dict) -> list[str]:
 class Checkpoint:
     """What an interrupted training goes on from: its state, or its result if it had ended."""
 
-    def __init__(self, path: Path, flags: dict, content: str):
+    def __init__(self, path: Path, flags: dict, defaults: dict, content: str):
         self.path, self.run = path, {"arguments": flags, "content": content}
+        self.defaults = defaults  # an earlier version may not have known some flags
         self.result = self.state = None
 
-    def load(self, defaults: dict) -> None:
-        """Reads what is there.
-
-        Args:
-            defaults: of the flags; an earlier version may not have known some.
-
-        Raises:
-            InputError: it is damaged, or another run's.
-        """
+    def load(self) -> None:
+        """Reads what is there; InputError if it is damaged, or another run's."""
         if not self.path.exists():
             return
         try:
             saved = torch.load(BytesIO(read_file(self.path)), map_location="cpu", weights_only=True)
             check_format(saved, CHECKPOINT_FORMAT)
             run, self.result, self.state = saved["run"], saved.get("result"), saved["state"]
-            differing = differing_flags(self.run["arguments"], run["arguments"], defaults)
+            differing = differing_flags(self.run["arguments"], run["arguments"], self.defaults)
             content = run.get("content")
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from error
@@ -111,7 +105,7 @@ def open_checkpoints(
         paths = [
             paths[0].with_suffix(f".{fold + 1}.{member + 1}.checkpoint") for fold, member in units
         ]
-    checkpoints = [Checkpoint(path, flags, content) for path in paths]
+    checkpoints = [Checkpoint(path, flags, defaults, content) for path in paths]
     found = [path for path in paths if path.exists()]
     if not args.resume:
         if found:
@@ -122,7 +116,7 @@ def open_checkpoints(
             path.replace(f"{path}{ASIDE}")
         return checkpoints
     for checkpoint in checkpoints:
-        checkpoint.load(defaults)
+        checkpoint.load()
     ended = sum(checkpoint.result is not None for checkpoint in checkpoints)
     if not found:
         print0(f"no {paths[0]} to go on from: starting from the beginning")
@@ -225,7 +219,7 @@ def train_unit(unit: Unit) -> dict | None:
         if unit.checkpoint.state:
             training.load_state(unit.checkpoint.state)
         if not unit.name:
-            print0(f"training on {training.threads} thread{'s' * (training.threads > 1)}")
+            print0(f"training on {training.threads} thread{'' if training.threads == 1 else 's'}")
         if signals:  # fit has its own
             raise Interrupted(signals[0])
         training.fit(unit.checkpoint.save)
@@ -311,12 +305,12 @@ def train_side_by_side(units: list[Unit], jobs: int) -> None:
                 print0(f"{unit.name}  {format_epoch(record, unit.args.epochs)}")
 
 
-def train_all(units: list[Unit], jobs: int, defaults: dict) -> None:
+def train_all(units: list[Unit], jobs: int) -> None:
     """Trains every unit; each one's checkpoint then has its result."""
     if jobs > 1:
         train_side_by_side(units, jobs)
         for unit in units:
-            unit.checkpoint.load(defaults)
+            unit.checkpoint.load()
         return
     for unit in units:
         if unit.name:

@@ -342,9 +342,10 @@ def search(study: Study, args: Namespace, space: Space, trainings: Callable) -> 
     args = Namespace(**vars(args) | {"threads": args.threads or 1})
     task = study, partial(run_trial, args=args, space=space, trainings=trainings), args.trials
     if args.jobs == 1:
-        return run_trials(*task)
-    for _ in map_trainings(run_trials_of, [task] * args.jobs, args.jobs):
-        pass
+        run_trials(*task)
+    else:
+        for _ in map_trainings(run_trials_of, [task] * args.jobs, args.jobs):
+            pass
 
 
 # --- what was found -----------------------------------------------------------------------------

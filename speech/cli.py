@@ -113,7 +113,8 @@ def join_problems(subject: str, problems: list[str]) -> str:
     """One line for any number of problems: all counted, the first ten named."""
     named = "; ".join(map(show_controls, problems[:MAX_NAMED]))
     more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-    return f"{subject}: {len(problems)} problem{'s' * (len(problems) > 1)}: {named}{more}"
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return f"{subject}: {count}: {named}{more}"
 
 
 # --- the command line ---------------------------------------------------------------------------
