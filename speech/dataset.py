@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +28,10 @@ from tqdm import tqdm
 MAX_CLIP_BYTES = 64 * 2**20  # half an hour of (128, T) float64 frames at 16 kHz, hop 512
 MAX_HEADER_BYTES = 1024  # numpy writes 118; a longer one is refused before it is parsed
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of all clips; the notebooks held out 0.2 for the test
+KINDS = NO_CLIP | {
+    b"PK\x03\x04": "a ZIP archive, as np.savez writes: save one array with np.save",
+    b"version https://git-lfs": "a Git LFS pointer: run git lfs pull",
+}
 
 
 # --- clips --------------------------------------------------------------------------------------
@@ -56,7 +60,8 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, int], bool, np.dtype]:
     }[version]
     shape, fortran_order, dtype = read(file, max_header_size=MAX_HEADER_BYTES)
     if len(shape) != 2 or any(type(n) is not int or n < 1 for n in shape):
-        raise InputError(f"expected 2 dimensions (mel bins, frames), found shape {shape}")
+        hint = ": save array.squeeze()" if sum(n != 1 for n in shape) == 2 else ""
+        raise InputError(f"expected 2 dimensions (mel bins, frames), found shape {shape}{hint}")
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise InputError(f"expected real numbers, found {dtype}")
     if shape[0] * shape[1] * dtype.itemsize > MAX_CLIP_BYTES:
@@ -86,7 +91,7 @@ def open_clip(source: str | Path | bytes) -> Iterator[BinaryIO]:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})") from error
     except Exception as error:  # numpy's header parser raises a dozen kinds on hostile input
-        kind = name_kind(source, NO_CLIP)
+        kind = name_kind(source, KINDS)
         found = f" ({kind})" if kind else ", or a damaged one"
         raise InputError(f"not a .npy file{found}") from error
 
@@ -109,10 +114,11 @@ def read_spectrogram(source: str | Path | bytes) -> np.ndarray:
     with open_clip(source) as file:
         array = read_array(file)
     with np.errstate(over="ignore"):
-        array = array.astype(np.float32, order="C")
-    if not np.isfinite(array).all():
-        raise InputError("holds NaN or infinite values")
-    return min_max(array)
+        clip = array.astype(np.float32, order="C")
+    if not np.isfinite(clip).all():
+        beyond = np.isfinite(array).all()
+        raise InputError(f"holds {'values beyond float32' if beyond else 'NaN or infinite values'}")
+    return min_max(clip)
 
 
 def write_clip(path: Path, clip: np.ndarray) -> None:
@@ -141,6 +147,14 @@ SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and .
 def quote_formulas(cells: Iterable[object]) -> list[object]:
     """Cells to be written for a spreadsheet: a quote makes text of what it would compute."""
     return [f"'{cell}" if str(cell).startswith(FORMULA) else cell for cell in cells]
+
+
+def clean_cell(cell: str) -> str:
+    """Without spaces around, and what makes text of it in a spreadsheet: `="007"`, `'007`."""
+    cell = cell.strip()
+    if cell.startswith(("=", "'")):
+        cell = re.sub(r"""\A="(.*)"\Z|\A'(?=[\d=＝+＋＠@－-])""", r"\1", cell).strip()
+    return cell
 
 
 def read_text(path: str | Path, errors: str = "strict") -> tuple[str, str]:
@@ -189,13 +203,14 @@ def read_table(path: str | Path, *columns: str, ragged: bool = False) -> pd.Data
     quoting = csv.QUOTE_NONE if ragged and separator == "\t" else csv.QUOTE_MINIMAL
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting)
     try:
-        header, *rows = [[cell.strip() for cell in line] for line in lines] or [[]]
+        header, *rows = [[clean_cell(cell) for cell in line] for line in lines] or [[]]
     except csv.Error as error:
         raise InputError(f"{path}: not a CSV file ({error})") from error
     if len(header) > MAX_COLUMNS:
         raise InputError(f"{path}: {len(header)} columns, expected at most {MAX_COLUMNS}")
     header = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in header]  # ParticipantID
-    header = [re.sub(r"[\s.-]+", "_", name.lower()) for name in header]
+    header = [re.sub(r"[#():]", "", name.lower()).strip() for name in header]
+    header = [re.sub(r"[\s.-]+", "_", name).rstrip("_") for name in header]
     if not set(columns) <= set(header):
         found = join_names(map(repr, header))[:200]
         raise InputError(f"{path}: expected columns {' and '.join(columns)}, found {found}")
@@ -221,10 +236,18 @@ SPLITS = {"train": "train", "val": "val", "dev": "val", "validation": "val", "te
 SPLITS |= {"training": "train", "valid": "val", "development": "val", "testing": "test"}
 GENDERS = {"m": "male", "male": "male", "man": "male"}
 GENDERS |= {"f": "female", "female": "female", "w": "female", "woman": "female"}
-PEOPLE = ("participant", "speaker", "subject")
+PEOPLE = ("participant", "speaker", "subject", "patient", "person", "actor", "proband")
+ENDS = ("", "_id", "id", "_no", "_number")
+# Not personality, subjective, factor or outpatient; nor what says something of a person.
+OF_PEOPLE = re.compile(rf"(?:^|_)(?:{'|'.join(PEOPLE)})(?!al|iv)(?!.*_(?:age|sex|gender)$)")
 COLUMNS = {  # what a column may be called
     "label": ("label",),
-    "participant": tuple(f"{who}{end}" for who in PEOPLE for end in ("", "_id")),
+    "participant": tuple(
+        who + end
+        for who in PEOPLE
+        for end in ENDS
+        if (who, end) != ("patient", "")  # or yes or no
+    ),
     "split": ("split",),
     "fold": ("fold",),
     "gender": ("gender", "sex"),
@@ -232,14 +255,31 @@ COLUMNS = {  # what a column may be called
 
 
 MAX_NAME, MAX_PATH = 255, 4096  # letters: Linux's bounds
-INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
+INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff]")
 compose = partial(unicodedata.normalize, "NFC")  # spreadsheets compose é, macOS decomposes it
+# What is left of other scripts, of long numbers, of formulas and of cells that were missing.
+LOST = r"\?\?|\ufffd|\A(?i:\?|nan|none|null|n/?a|<na>|\d+(?:[.,]\d+)?e\+\d+)\Z"
+LOST += r"|\A#(?i:#+|n/?[adv]|.*[!?])\Z"
+WAS_LOST = "was lost before it was saved: format the column as text, save it as CSV UTF-8"
+
+
+@cache
+def divide(letter: str) -> str:
+    """A dash for punctuation and spaces; not for emoji, which are names."""
+    category = unicodedata.category(letter)
+    return "-" if letter.isspace() or category.startswith(("P", "Sk", "Sm")) else letter
 
 
 def fold_spelling(name: str) -> str:
-    """What a name has in common with its other spellings: `S01`, `s1 ` and `S1.0` are one."""
-    name = INVISIBLE.sub("", unicodedata.normalize("NFKC", name).casefold())
-    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"\.0+$", "", name))
+    """What a name has in common with its other spellings: `S01`, `s-1 ` and `S1.0` are one.
+
+    Between digits it matters that something divides them, not what: 1-11, 1_11; not 11-1.
+    """
+    name = INVISIBLE.sub("", name.replace("´", "'"))  # NFKC makes a space and an accent of it
+    name = unicodedata.normalize("NFKC", name).casefold()
+    divided = "".join(map(divide, re.sub(r"[.,]0+$", "", name)))
+    folded = re.sub(r"(?<!\d)-|-(?!\d)", "", re.sub("-+", "-", divided))
+    return re.sub(r"(?<!\d)0+(?=\d)", "", folded) or name
 
 
 def find_alike(names: Iterable[str], kind: str) -> list[str]:
@@ -247,12 +287,23 @@ def find_alike(names: Iterable[str], kind: str) -> list[str]:
     groups = {}
     for name in dict.fromkeys(names):
         groups.setdefault(fold_spelling(name), []).append(name)
-    how = "differ only in case, leading zeros, '.0', spaces or Unicode form: spell them alike"
+    how = "differ only in case, leading zeros, '.0', punctuation or spaces: spell them alike"
     return [
         f"{kind} {' and '.join(map(repr, sorted(group)))} {how}"
         for group in groups.values()
         if len(group) > 1
     ]
+
+
+def check_facts(table: pd.DataFrame) -> list[str]:
+    """A problem for participants that are spelt in several ways, or of two genders."""
+    problems = find_alike(table["participant"], "participants")
+    if "gender" in table:
+        known = table[table["gender"].isin(GENDERS.values())]
+        genders = known.groupby("participant")["gender"].nunique()
+        both = genders.index[genders > 1]
+        problems += [f"participant {name!r} is both female and male" for name in both]
+    return problems
 
 
 def rename_columns(table: pd.DataFrame, key: str, path: str | Path) -> list[str]:
@@ -264,6 +315,10 @@ def rename_columns(table: pd.DataFrame, key: str, path: str | Path) -> list[str]
             raise InputError(f"{path}: columns {' and '.join(found)} mean the same: keep one")
         names |= dict.fromkeys(found, name)
     unused = [column for column in table.columns if column not in names]
+    who = [column for column in unused if OF_PEOPLE.search(column)]
+    if who and "participant" not in names.values():
+        hint = "if it names each clip's person, call it participant, or remove it"
+        raise InputError(f"{path}: who is who? Column {who[0]} is not used: {hint}")
     table.drop(columns=unused, inplace=True)
     table.columns = [names[column] for column in table.columns]
     if table.columns.duplicated().any():
@@ -289,6 +344,7 @@ def normalise_rows(table: pd.DataFrame, path: str | Path) -> list[str]:
     for name in [name for name in ("participant", "fold") if name in table]:
         table[name] = [compose(cell) for cell in table[name]]
         checks.append((name, table[name] == "", "is empty: name it in every row"))
+        checks.append((name, table[name].str.contains(LOST), WAS_LOST))
     return list_problems(table, checks)
 
 
@@ -316,13 +372,12 @@ def read_rows(path: str | Path, key: str) -> tuple[pd.DataFrame, list[str], list
         raise InputError(f"{path}: expected a header and a row per {key}, found no row")
     notes = rename_columns(table, key, path)
     most = {name: MAX_PATH if name == "file" else MAX_NAME for name in table}
-    longer = [name for name in table if max(map(len, table[name])) > most[name]]
-    long = [(name, table[name].str.len() > most[name], "is too long") for name in longer]
+    long = [(name, table[name].str.len() > most[name], "is too long") for name in table]
     if problems := list_problems(table, long):  # some checks take quadratic time
         raise InputError(join_problems(str(path), problems))
     problems = normalise_rows(table, path)
     if "participant" in table:
-        problems += find_alike(table["participant"], "participants")
+        problems += check_facts(table)
     if "fold" in table:
         problems += find_alike(table["fold"], "folds")
     return table, notes, problems
@@ -335,6 +390,22 @@ def find_stems(name: str) -> set[str]:
     last = name[: -end.end()] if end else name
     through_number = re.match(r"\D*\d*", name)[0]
     return {first, last, through_number} - {name, ""}
+
+
+def find_namesakes(people: Iterable[str]) -> list[str]:
+    """Names that begin with the same word, as anna_morning and anna_evening do; [] if none do.
+
+    Nor where the words are groups' (HC_01, HC_02, PT_01, PT_02): few, each of several numbers.
+    """
+    groups, numbered = {}, True
+    for name in people:
+        if word := re.match(r"([^\W\d_]{2,})(?:[\W_]|\d*$)", name):  # not ab of ab12cd
+            groups.setdefault(word[1].casefold(), []).append(name)
+            numbered &= re.fullmatch(r"[\W_]*\d+", name[word.end(1) :]) is not None
+    sizes = [len(names) for names in groups.values()]
+    if len(groups) < 2 or (numbered and min(sizes) >= len(groups)):
+        return []
+    return next((names for names in groups.values() if len(names) > 1), [])
 
 
 def check_people(participants: pd.Series, path: str | Path, advice: str = "") -> None:
@@ -350,12 +421,24 @@ def check_people(participants: pd.Series, path: str | Path, advice: str = "") ->
     def find_shared(name: str) -> set[str]:
         return {stem for stem in find_stems(name) if not several or re.search(r"\d", stem)}
 
-    stems = Counter(stem for name in participants for stem in find_shared(name))
-    if alike := [name for name in participants if any(stems[s] > 1 for s in find_shared(name))]:
+    shared = {name: find_shared(name) for name in participants}
+    stems = Counter(stem for found in shared.values() for stem in found)
+    if alike := [name for name, found in shared.items() if any(stems[s] > 1 for s in found)]:
         raise InputError(
             f"{path}: who is who? Without a column participant each of {join_names(alike, 3)} is a "
             f"person of its own, but they begin alike: add a column participant{advice}"
         )
+
+
+def note_people(participants: pd.Series, path: str | Path) -> list[str]:
+    """What is taken for granted where no column says who is who."""
+    without = f"{path}: no column participant"
+    if participants.is_unique:
+        return [f"{without}: each clip is taken for another person's"]
+    if alike := find_namesakes(participants.unique())[:2]:
+        two = f"{' and '.join(alike)} are taken for two people"
+        return [f"{without}: {two}; such a column says who is who"]
+    return []
 
 
 def clean_id(cell: str) -> str:
@@ -384,14 +467,14 @@ def read_labels(path: str | Path, ask_who: bool = True) -> tuple[pd.DataFrame, l
     checks = [("id", unusable, "is not a plain file name"), ("id", repeated, "repeats")]
     problems = list_problems(frame, checks) + problems
     if "participant" not in frame:
-        frame["participant"] = frame["id"].str.split("_clip_").str[0]
-        problems += find_alike(frame["participant"], "participants")
+        frame["participant"] = frame["id"].str.split("_clip_", regex=False).str[0]
+        problems += list_problems(frame, [("id", frame["id"].str.contains(LOST), WAS_LOST)])
+        problems += check_facts(frame)
         if not problems and ask_who:
             without = frame["participant"][~frame["id"].str.contains("_clip_")]
             for names in (without, frame["participant"]):
                 check_people(names, path, ", or (in training) pass --split clip to go on without")
-        if frame["participant"].is_unique:
-            notes.append(f"{path}: no column participant: each clip is taken for another person's")
+        notes += note_people(frame["participant"], path)
     if problems:
         raise InputError(join_problems(str(path), problems))
     columns = ["id", "label", "participant", "split", "fold", "gender"]

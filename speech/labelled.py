@@ -4,10 +4,21 @@ import io
 from collections.abc import Iterator
 
 from speech import report
+from speech.audio import SOUND
 from speech.cli import InputError, join_names
+from speech.dataset import compose
 from speech.verdict import NO_VERDICT, Row
 
 import pandas as pd
+
+
+def strip_suffixes(labels: pd.DataFrame, names: set[str]) -> pd.DataFrame:
+    """Labels whose ids are a recording's name: interview.wav, which clips call interview."""
+    bare = labels["id"].str.replace(f"(?i){SOUND}$", "", regex=True)
+    kept = labels["id"].isin(names) | bare.duplicated(keep=False)
+    bare = bare.mask(kept, labels["id"])
+    people = labels["participant"].mask(labels["participant"] == labels["id"], bare)
+    return labels.assign(id=bare, participant=people)
 
 
 def match_labels(rows: list[Row], labels: pd.DataFrame) -> pd.DataFrame:
@@ -18,6 +29,9 @@ def match_labels(rows: list[Row], labels: pd.DataFrame) -> pd.DataFrame:
     """
     clips = [row for row in rows if row.clip and row.probability is not None]
     clips = pd.DataFrame(clips, columns=Row._fields)
+    for name in ("clip", "participant"):
+        clips[name] = clips[name].map(compose)
+    labels = strip_suffixes(labels, {*clips["clip"], *clips["participant"]})
     own = clips["clip"].isin(labels["id"])
     ids = clips["clip"].where(own, clips["participant"])
     people = clips.groupby("clip")["participant"].transform("nunique")

@@ -866,3 +866,17 @@ def test_transposed_and_power_are_named(tmp_path, weights):
     assert "transposed? Save its .T" in rows["transposed"] or process.returncode == 1
     assert "found (251, 128): transposed? Save its .T" in process.stdout
     assert "almost all values next to 0, as mel power has" in process.stdout
+
+
+def test_labels_match_in_either_unicode_form_and_with_a_sounds_suffix():
+    def match(clips, ids):
+        rows = [Row(clip, clip.split("_clip_")[0], 0.5, "uncertain", "") for clip in clips]
+        labels = pd.DataFrame({"id": ids, "label": 1, "participant": ids})
+        return match_labels(rows, labels)[["id", "participant"]].to_numpy().tolist()
+
+    assert len(match(["Mu\u0308ller_clip_0"], ["M\u00fcller_clip_0"])) == 1
+    assert len(match(["Mu\u0308ller_clip_0", "Mu\u0308ller_clip_8"], ["M\u00fcller"])) == 2
+    assert match(["talk_clip_0"], ["talk.WAV"]) == [["talk", "talk"]]
+    assert match(["talk.wav"], ["talk.wav"]) == [["talk.wav", "talk.wav"]]  # of talk.wav.npy
+    assert match(["talk_clip_0"], ["talk.wav", "talk.mp3"]) == []  # whose?
+    assert match(["talk_clip_0"], ["talk.wav", "talk"]) == [["talk", "talk"]]

@@ -195,7 +195,7 @@ def test_bad_recordings_are_named_and_the_others_done(folder):
     for fault in faults:
         spoil(folder / f"{fault}.wav", fault)
     labels = folder.parent / "labels.csv"
-    labels.write_text(labels.read_text() + "".join(f"{f}.wav,0,{f},,train\n" for f in faults))
+    labels.write_text(labels.read_text() + "".join(f"{f}.wav,0,p_{f},,train\n" for f in faults))
     process = prepare_folder(folder)
     assert process.returncode == 1 and not process.stderr
     problems = [line for line in process.stdout.splitlines() if line.startswith("problem: ")]
