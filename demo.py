@@ -30,20 +30,21 @@ from speech import server
 # PyTorch reads it while it is imported: large tensors in huge pages, which the system clears
 # faster, and which go back to it at once, as with reuse_freed_memory they would not.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-# Gradio reads these while it is imported: uploads where they can be swept away, and no analytics.
-os.environ["GRADIO_TEMP_DIR"] = str((UPLOADS := server.open_folder()).path)
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-if not os.access(os.path.expanduser("~"), os.W_OK):  # a container's user: caches go with us
-    for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
-        os.environ.setdefault(name, str(UPLOADS.path / ".cache"))
-
 with server.quick_imports():
+    # Gradio reads these while it is imported: uploads where they can be swept, and no analytics.
+    UPLOADS = server.open_folder()
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
     import predict
 
     import gradio as gr
 
-from speech import apart, look, words
-from speech.audio import ENDINGS, SETTINGS, log_mel, read_sound
+if not os.access(os.path.expanduser("~"), os.W_OK):  # a container's user: caches go with us
+    for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
+        os.environ.setdefault(name, str(UPLOADS.path / ".cache"))
+
+from speech import apart, look, turns, words
+from speech.audio import ENDINGS, SETTINGS, log_mel, read_sound, warm_up
 from speech.card import (
     EMPTY,
     READY,
@@ -66,13 +67,15 @@ from speech.device import keep_little_memory
 from speech.familiarity import fill
 from speech.labelled import draw_scores, match_labels
 from speech.report import THRESHOLD
-from speech.server import KEEP_SECONDS, MAX_FILES, MAX_UPLOAD_BYTES, SWEPT
+from speech.server import MAX_FILES, MAX_UPLOAD_BYTES
 from speech.timeline import Session, draw_clip, draw_timeline, embed, find_ticks, is_clip
 from speech.verdict import ERROR, NO_VERDICT, Row, clamp
+from speech.words import KEEP_SECONDS, SWEPT
 
 import httpx
 import numpy as np
 from gradio.data_classes import ListFiles
+from gradio.events import Dependency
 from pydantic import model_validator
 
 gr.File._process_single_file = lambda _, file: file.path  # Gradio's leaves an empty file each
@@ -89,12 +92,11 @@ KINDS = "Clips (.npy) or recordings (WAV, FLAC, MP3, M4A, OGG, WebM and others)"
 SMALLER = "save recordings as FLAC or MP3, or at 16 kHz mono"
 PRIVACY = f"Used for the answer alone; deleted here after {KEEP_SECONDS // 60} minutes."
 RELAY = "Through a gradio.live link files pass Gradio's relay."
-HOURS = f"{server.MAX_SOUND_SECONDS // 3600} hours of sound"
+HOURS = f"{turns.MAX_SOUND_SECONDS // 3600} hours of sound"
 MOST = f"at most {MAX_FILES} files and {MAX_UPLOAD_BYTES >> 20} MB at once"
 ACCEPT = ",".join(["audio/*", ".npy", *(f".{ending}" for ending in ENDINGS.split("|"))])
-LIMITS = (
-    f"{KINDS}; {MOST}, {HOURS}. One voice only: <code>prepare.py</code> cuts an interviewer out."
-)
+LIMITS = f"{KINDS}; {MOST}, {HOURS}. One voice only: cut an interviewer out first (for DAIC-WOZ "
+LIMITS += "and its like <code>prepare.py</code> does)."
 EXAMPLE_INPUTS = {  # made by synthetic.py, so their labels are known
     "Synthetic voice, label 1": ["S017_clip_0.wav"],
     "Synthetic voice, label 0": ["S014_clip_0.wav"],
@@ -105,6 +107,7 @@ NO_MICROPHONE = "No microphone is found, or your browser keeps it from this page
 NO_MICROPHONE += "or localhost, and your leave): record elsewhere and choose the file under Files."
 REFUSED = f"The page did not take it: it takes {MOST}. Files are {SWEPT.replace('it', 'them')}. "
 REFUSED += "If neither is the reason, it is busy: try again in a minute."
+LOST = "This result is no longer kept: classify again."  # of too many visitors
 
 
 # --- prediction ---------------------------------------------------------------------------------
@@ -120,20 +123,21 @@ class Work:
     def __init__(self, clips: int, seconds: float | None):
         self.clips, self.seconds = clips, seconds  # in all; of a clip, None: there is no sound
         self.read = self.predicted = 0
-        self.stopped, self.has_gone = threading.Event(), server.watch_caller()
-        self.turn = server.TURNS.join()  # a long job lets short ones on
-        self.budget = server.Budget()  # of what is decoded; once it is spent, no tick passes
+        self.stopped, self.has_gone = threading.Event(), turns.watch_caller()
+        self.turn = turns.TURNS.join()  # a long job lets short ones on
+        self.budget = turns.Budget()  # of what is decoded; once it is spent, no tick passes
         self.density = 0  # of what is being decoded
-        self.long = False  # whether it has one of the places for long recordings
+        self.places = []  # those of turns.PLACES that it has one of
 
     def tick(self, clips: int = 0, seconds: float = 0.0) -> None:
         if self.stopped.is_set() or self.has_gone():
             raise Stopped
         self.budget.spend(seconds, self.density)
-        if self.budget.spent > server.LONG_SECONDS and not self.long:
-            self.long = server.LONG.acquire(blocking=False)
-            if not self.long:
-                raise InputError("busy with other long recordings: try again in a few minutes")
+        for most, places in turns.PLACES.items():
+            if self.budget.spent > most and places not in self.places:
+                if not places.acquire(blocking=False):
+                    raise InputError("busy with other long recordings: try again in a few minutes")
+                self.places.append(places)
         self.turn.rest()
         self.read += clips
 
@@ -142,8 +146,8 @@ class Work:
 
     def __exit__(self, *_: object) -> None:
         self.turn.__exit__()
-        if self.long:
-            server.LONG.release()
+        for places in self.places:
+            places.release()
 
     def progress(self) -> tuple[float, str]:
         """The share that is done, and in words; reading and predicting count half each."""
@@ -194,7 +198,7 @@ def check_upload(source: Source, labels: str | None = None) -> list[Path]:
     size = sum(path.stat().st_size for path in paths)
     if len(paths) > MAX_FILES or size > MAX_UPLOAD_BYTES:
         raise InputError(describe_excess(len(paths), size))
-    server.check_sources(paths)
+    turns.check_sources(paths)
     return paths
 
 
@@ -205,7 +209,7 @@ def plan_work(paths: list[Path], metadata: dict) -> Work:
     for path in paths:
         clips += 1
         if not is_clip(path):
-            clips += max(math.ceil(server.read_announced(path)[0] / length) - 1, 0)
+            clips += max(math.ceil(turns.read_announced(path)[0] / length) - 1, 0)
     return Work(clips, None if all(map(is_clip, paths)) else length)
 
 
@@ -242,7 +246,7 @@ def classify(models: predict.Models, paths: list[Path], work: Work) -> tuple[lis
 
     def read() -> Iterator[predict.Window]:
         for number, path in enumerate(paths):
-            seconds, work.density = server.read_announced(path)
+            seconds, work.density = turns.read_announced(path)
             if is_clip(path):
                 work.tick(seconds=seconds)
             for window in predict.read_windows([path], metadata, work.tick, people):
@@ -281,7 +285,7 @@ def answer(choices: Choices, source: Source, model: str) -> dict:
         raise gr.Error(str(error), print_exception=False) from error
     except Stopped as error:
         waited = "nobody waited for the answer: fetch it within"
-        reason = f"{waited} {server.UNHEARD_SECONDS:g} s of the call"
+        reason = f"{waited} {turns.UNHEARD_SECONDS:g} s of the call"
         raise gr.Error(reason, print_exception=False) from error
     notice = describe_notice(list_facts(choices, model))
     return {"notice": notice, "rows": tabulate(name_clips(rows), places, model, notice)}
@@ -312,7 +316,7 @@ def write_csv(table: list[dict], paths: list[Path]) -> str:
 
 def show(card: Card, working: bool = False) -> tuple:
     """A state of the page without a result."""
-    hidden, kept = gr.update(visible=False), [gr.skip()] * 7
+    hidden, kept = gr.update(visible=False), [gr.skip()] * 8
     shown = gr.skip() if working else card  # progress may come after what has stopped the work
     return *card, gr.update(visible=working), hidden, *kept, shown, working
 
@@ -352,7 +356,7 @@ def show_result(
     choices: Choices, model: str, paths: list[Path], labels: str | None, answer: tuple
 ) -> tuple:
     (rows, places), models = answer, choices[model]
-    with server.TURNS.join():
+    with turns.TURNS.join():
         scores = score_labels(rows, labels, models)
     rows = name_clips(rows)
     facts, clips = list_facts(choices, model), [row for row in rows if row.clip]
@@ -377,6 +381,7 @@ def show_result(
         session.csv,
         session,
         0 if good else None,
+        "",  # until it is drawn: the last result's would be another recording
         gr.skip(),
         gr.skip(),
     )
@@ -439,11 +444,11 @@ def show_clip(
 ) -> str:
     """Reads one clip again: nobody's sound is kept in memory."""
     if session is None:
-        return f"<p>{SWEPT.capitalize()}.</p>"
+        return f"<p>{LOST}</p>"
     if number is None or not 0 <= number < len(session.clips):
         return ""
     models, (file, start) = choices[session.model], session.places[number]
-    with server.TURNS.join() as turn:
+    with turns.TURNS.join() as turn:
         try:
             clip = read_window(session.paths[file], start, models[0][1])
         except InputError as error:
@@ -467,8 +472,9 @@ def choose_row(session: Session, event: gr.SelectData) -> int | None:
 
 def show_download(session: Session | None) -> tuple | dict:
     """The browser itself says only that there is no such file."""
-    kept = session and Path(session.csv).exists()
-    return gr.skip() if kept else show(draw_failure(f"{SWEPT.capitalize()}."))
+    if session and Path(session.csv).exists():
+        return gr.skip()
+    return show(draw_failure(f"{SWEPT.capitalize()}." if session else LOST))
 
 
 def count_files(files: Source) -> str:
@@ -480,6 +486,11 @@ def count_files(files: Source) -> str:
 
 
 # --- page ---------------------------------------------------------------------------------------
+
+QUICK = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+WORKING = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "models"}
+DRAW = {"fn": None, "js": "() => document.getElementById('draw').click()", **QUICK}
+BUTTONS = {"classify": "files", "listen": "sound"}  # what each is about
 
 
 def build_examples() -> list[tuple[gr.Button, list[str]]]:
@@ -535,7 +546,7 @@ def build_inputs(names: list[str], shared: bool) -> dict:
 def build_card() -> tuple:
     word, text = EMPTY
     with gr.Column(elem_id="card"):
-        verdict = gr.HTML(word, elem_id="verdict", js_on_load=look.SCROLL_JS)
+        verdict = gr.HTML(word, elem_id="verdict", js_on_load=look.CARD_JS)
         facts = gr.HTML(text, elem_id="facts")
         stop = gr.Button("Stop", visible=False, elem_id="stop")
         notice = f'<p id="diagnosis">{words.mark("notice")}</p><p>{words.mark("help")}</p>'
@@ -574,32 +585,31 @@ def build_about(choices: Choices) -> None:
         gr.Markdown(USE)
 
 
-def connect_inputs(parts: dict, outputs: list, running: list) -> None:
+def connect_inputs(parts: dict, outputs: list, session: gr.State, running: list) -> None:
     """Any change hides the result and ends the work; a button works when there is something."""
-    inner = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
-    ends = inner | {"cancels": running}
+    ends = QUICK | {"cancels": running}
     files, sound, labels = (parts[name] for name in ("files", "sound", "labels"))
-    chosen, session = [parts["kept"][part] for part in (files, sound)], outputs[-4]
+    chosen = [parts["kept"][part] for part in (files, sound)]
 
     def choose(paths: Source, session: Session | None) -> tuple:
         ready = gr.update(interactive=bool(paths))
         return *show_change(session, list_paths(paths)), ready, count_files(paths)
 
     for part, kept in parts["kept"].items():
-        part.change(list_paths, part, kept, **inner)
+        part.change(list_paths, part, kept, **QUICK)
     ready = parts["classify"], parts["counted"]
     for event in (files.upload, files.delete, files.clear):
         chose = event(choose, [files, session], [*outputs, *ready], **ends)
-        chose.failure(lambda: show(draw_failure(REFUSED)), None, outputs, **inner)
+        chose.failure(lambda: show(draw_failure(REFUSED)), None, outputs, **QUICK)
     changes = [parts["model"].input, labels.upload, labels.clear]
     gr.on(changes, show_change, [session, *chosen], outputs, **ends)
-    parts["limits"].select(show_excess, None, outputs, **inner)
+    parts["limits"].select(show_excess, None, outputs, **QUICK)
     waiting = gr.update(interactive=False)
     recorder = [*outputs, parts["listen"]]
     sound.start_recording(lambda: (*show(RECORDING), waiting), None, recorder, **ends)
     sound.clear(lambda: (*show(EMPTY), waiting), None, recorder, **ends)
-    sound.stop_recording(lambda session: show_change(session, [True]), session, outputs, **inner)
-    sound.change(lambda paths: gr.update(interactive=bool(paths)), sound, parts["listen"], **inner)
+    sound.stop_recording(lambda session: show_change(session, [True]), session, outputs, **QUICK)
+    sound.change(lambda paths: gr.update(interactive=bool(paths)), sound, parts["listen"], **QUICK)
 
 
 class Sources(ListFiles):
@@ -645,9 +655,37 @@ def connect_api(choices: Choices, parts: dict) -> None:
         )
 
 
+def connect_drawing(choices: Choices, inputs: list, picture: gr.HTML) -> Dependency:
+    """The one event that draws, for all that ask by DRAW; of those meanwhile it takes the last."""
+    return gr.Button(visible="hidden", elem_id="draw").click(
+        partial(show_clip, choices), inputs, picture, trigger_mode="always_last", **WORKING
+    )
+
+
+def connect_work(parts: dict, runs: list, states: list, outputs: list, drawing: Dependency) -> list:
+    """What a press of a button begins -> the events that work.
+
+    Args:
+        runs: of each button what it does, and with which inputs.
+        states: the card of what stopped the work or the button pressed, and whether it has begun.
+    """
+    running = []
+    for button, work, inputs in runs:
+        pressed = button.click(partial(tuple, (len(running), False)), None, states, **QUICK)
+        pressed.failure(lambda: show(draw_failure(REFUSED)), None, outputs, **QUICK)
+        event = pressed.then(work, inputs, outputs, **WORKING)
+        kept = [kept for part, kept in parts["kept"].items() if part in inputs]
+        lost = partial(show_lost, len(running))
+        event.failure(lost, [*states, *kept], outputs, **QUICK)
+        event.success(**DRAW)
+        running.append(event)
+    for (button, *_), event in zip(runs, running, strict=True):  # new work ends the others'
+        others = [other for other in running if other != event]
+        button.click(None, cancels=[drawing, *others], **QUICK)
+    return running
+
+
 def build_page(choices: Choices, shared: bool) -> gr.Blocks:
-    inner = {"api_visibility": "private", "concurrency_id": "models", "show_progress": "hidden"}
-    draw = partial(show_clip, choices)
     gr.set_static_paths(EXAMPLES)  # they are not copied, so not swept away
     with gr.Blocks(title=TITLE) as page:
         gr.HTML(f"<h1>{TITLE}</h1><p>What a research model hears in a voice.</p>", elem_id="title")
@@ -660,39 +698,26 @@ def build_page(choices: Choices, shared: bool) -> gr.Blocks:
         build_about(choices)
         session, number, shown, begun = gr.State(), gr.State(), gr.State(EMPTY), gr.State(False)
         outputs = [verdict, facts, stop, results, scores, times, common, table, download]
-        outputs += [session, number, shown, begun]
-        drawn = {"fn": draw, "inputs": [session, number, explained], "outputs": picture, **inner}
-        running, chosen = [], [parts["labels"], parts["model"]]
-        quick = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        runs = [
-            (parts["classify"], run_work, [parts["files"], *chosen]),
-            (parts["listen"], run_work, [parts["sound"], *chosen]),
-            *((button, partial(run_example, paths), chosen) for button, paths in parts["examples"]),
-        ]
-        for button, work, inputs in runs:
-            press = partial(tuple, (len(running), False))
-            pressed = button.click(press, None, [shown, begun], **quick)
-            pressed.failure(lambda: show(draw_failure(REFUSED)), None, outputs, **quick)
-            event = pressed.then(partial(work, choices), inputs, outputs, **inner)
-            kept = [kept for part, kept in parts["kept"].items() if part in inputs]
-            lost = partial(show_lost, len(running))
-            event.failure(lost, [shown, begun, *kept], outputs, **quick)
-            event.success(**drawn | {"fn": lambda session, *more: session and draw(session, *more)})
-            running.append(event)
-        for (button, *_), event in zip(runs, running, strict=True):  # new work ends the others'
-            button.click(None, cancels=[other for other in running if other != event], **quick)
-        stop.click(lambda: show(STOPPED), None, outputs, cancels=running, **quick)
-        connect_inputs(parts, outputs, running)
-        times.select(choose_bar, session, number, **quick).then(**drawn)
-        table.select(choose_row, session, number, **quick).then(**drawn)
-        explained.input(**drawn)
-        download.click(show_download, session, outputs, **quick)
+        outputs += [session, number, picture, shown, begun]
+        drawing = connect_drawing(choices, [session, number, explained], picture)
+        work, more = partial(run_work, choices), [parts["labels"], parts["model"]]
+        runs = [(parts[button], work, [parts[part], *more]) for button, part in BUTTONS.items()]
+        for button, paths in parts["examples"]:
+            runs.append((button, partial(run_example, choices, paths), more))
+        running = connect_work(parts, runs, [shown, begun], outputs, drawing)
+        stop.click(lambda: show(STOPPED), None, outputs, cancels=running, **QUICK)
+        connect_inputs(parts, outputs, session, running)
+        for select, choose in ((times.select, choose_bar), (table.select, choose_row)):
+            chosen = select(choose, session, number, trigger_mode="multiple", **QUICK)
+            chosen.then(**DRAW)
+        explained.input(**DRAW)
+        download.click(show_download, session, outputs, **QUICK)
         connect_api(choices, parts)
     return page
 
 
 def run_example(
-    paths: list[str], choices: Choices, _labels: str | None, model: str
+    choices: Choices, paths: list[str], _labels: str | None, model: str
 ) -> Iterator[tuple]:
     """As run_work, of an example: the visitor's labels are about other files."""
     yield from run_work(choices, paths, None, model)
@@ -746,10 +771,10 @@ def check_address(host: str, port: int | None) -> None:
         raise InputError(f"the page cannot be served at {where} ({reason}){advice}") from error
 
 
-def warm_up() -> None:
+def load_rest() -> None:
     """Loads what the first recording needs, while the first page is looked at."""
+    warm_up()
     apart.SERVER.start()
-    log_mel(np.eye(1, 4096)[0])  # imports librosa, which compiles for 20 s the first time
     gc.freeze()  # what is here stays: no collection need look at it
 
 
@@ -759,7 +784,7 @@ def main() -> int:
     args = parse_arguments()
     paths = predict.find_weights(args.weights)
     choices = name_choices(paths, predict.load_models(paths))
-    apart.isolate(server.step_aside)
+    apart.isolate(turns.step_aside)
     share = not args.no_share and "SPACE_ID" not in os.environ
     page = build_page(choices, share)
     try:
@@ -774,7 +799,7 @@ def main() -> int:
     except (ValueError, httpx.HTTPError) as error:
         advice = "if a proxy is in the way, try NO_PROXY=127.0.0.1"
         raise InputError(f"the page cannot be served ({error}): {advice}") from error
-    threading.Thread(target=warm_up, daemon=True).start()
+    threading.Thread(target=load_rest, daemon=True).start()
     server.serve_until_stopped(page, UPLOADS)
     page.close(verbose=False)
     return 130

@@ -516,7 +516,7 @@ def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> list
         splits = plan_splits(args, clips.frame)
         data = summarize_data(args, corpus, splits)
         announce(data, clips.shape)
-        arguments = check_arguments(build(args, *clips.shape))
+        arguments = check_model(build(args, *clips.shape), args.model)
         units = plan_units(args, result_flags(args), defaults, build, clips, splits, device)
         train_all(units, count_jobs(args, len(units), device))
         with deferred_signals() as signals:
@@ -525,8 +525,11 @@ def run_training(args: argparse.Namespace, defaults: dict, build: Build) -> list
         return signals
 
 
-def check_arguments(model: SpectrogramModel) -> dict:
-    """A model's arguments; InputError if a weights file cannot hold them."""
+def check_model(model: SpectrogramModel, name: str) -> dict:
+    """A model's arguments; InputError if a weights file could not name it, or cannot hold them."""
+    if model.name != name:
+        found = f"{type(model).__name__}'s is {model.name!r}, the parser's {name!r}"
+        raise InputError(f"train_{name}.py: a model has one name: {found}")
     wrong = [name for name, value in model.arguments.items() if not is_argument(name, value)]
     if wrong:
         raise InputError(f"a weights file cannot hold this model's {', '.join(wrong)}")

@@ -23,6 +23,7 @@ from speech.cli import (
     WORLD,
     InputError,
     check_format,
+    count_cores,
     deferred_signals,
     map_processes,
     print0,
@@ -262,8 +263,7 @@ def count_jobs(args: argparse.Namespace, units: int, device: torch.device) -> in
         return 1
     if args.jobs:
         return min(units, args.jobs)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(units, cores // (args.threads or 1), available_memory() // JOB_BYTES))
+    return max(1, min(units, count_cores() // (args.threads or 1), available_memory() // JOB_BYTES))
 
 
 def available_memory() -> int:

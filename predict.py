@@ -113,7 +113,8 @@ def load_models(paths: list[Path]) -> Models:
         for name in ("shape", "preprocessing"):
             found, expected = metadata[name], models[0][1][name]
             if found != expected:
-                raise InputError(f"{path}: {name} {found}, but {paths[0]} has {expected}")
+                advice = "name with --weights those that go together"
+                raise InputError(f"{path}: {name} {found}, but {paths[0]} has {expected}: {advice}")
     for network in (network for model, _ in models for network in list_networks(model)):
         network.fold()
     return models
@@ -255,7 +256,8 @@ def list_inputs(inputs: Iterable[Path]) -> tuple[list[Path], list[str]]:
         files = [source] if source.is_file() else list_files(source).values()
         found = [path for path in files if path == source or READABLE.search(path.name)]
         if not found:
-            raise InputError(f"{source}: no .npy and no recording there")
+            what = "no .npy and no recording there" if source.exists() else "no such file or folder"
+            raise InputError(f"{source}: {what}")
         count += len(found)
         for path in found:
             once.setdefault(path.resolve(), path)
@@ -329,7 +331,9 @@ def explain_refusal(models: Models, clip: np.ndarray, note: str = "") -> str:
         return SILENT
     known = [metadata.get("familiarity") for _, metadata in models]
     far = max((score(one, clip, REPEATED in note) for one in known if one), default=0)
-    return UNLIKE.format(f"{far:.1f}" if far < FAR else f"over {FAR}") if far > 1 else ""
+    if not far > 1:
+        return ""
+    return UNLIKE.format(f"{math.ceil(10 * far) / 10:.1f}" if far < FAR else f"over {FAR}")
 
 
 def verdict(probability: float, uncertain: Band = UNCERTAIN) -> str:
@@ -481,7 +485,9 @@ def score_against_labels(rows: list[Row], labels: pd.DataFrame, models: Models, 
     clips = [row for row in rows if row.clip and row.probability is not None]
     known = match_labels(rows, labels)
     if known.empty:
-        raise InputError(f"{path}: no clip has one of its ids, such as {labels['id'][0]!r}")
+        called = f": clips have names such as {clips[0].clip!r}" if clips else ""
+        ids = f"no clip has one of its ids, such as {labels['id'][0]!r}"
+        raise InputError(f"{path}: {ids}{called}")
     lines = [format_summary(f"Scored by {path}", summarize_predictions(known))]
     trained_on = {person for _, metadata in models for person in metadata["data"]["seen"]}
     seen = known[known["participant"].map(hash_participant).isin(trained_on)]
@@ -500,7 +506,8 @@ def parse_arguments() -> argparse.Namespace:
     weights = "or hf:USER/MODEL; several are an ensemble (default: weights/*, otherwise examples/*)"
     add("--weights", metavar="FILE", nargs="+", help=weights)
     add("--csv", metavar="FILE", type=Path, help="instead of a table; also a pipe or /dev/stdout")
-    add("--labels", metavar="CSV", type=Path, help="id,label: scores the predictions")
+    ids = "id,label: scores the predictions; an id is a clip's name, or its recording's"
+    add("--labels", metavar="CSV", type=Path, help=ids)
     band = "probabilities called uncertain"
     add("--uncertain", metavar=("LOW", "HIGH"), nargs=2, type=float, default=UNCERTAIN, help=band)
     args = parser.parse_args()

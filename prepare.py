@@ -30,6 +30,7 @@ from speech.audio import (
     read_info,
     read_notes,
     read_sound,
+    warm_up,
     write_dataset,
     write_info,
     writing_dataset,
@@ -38,15 +39,18 @@ from speech.cli import (
     InputError,
     Parser,
     at_least,
+    count_cores,
     map_processes,
     print_lines,
     run,
 )
 from speech.corpora import LAYOUTS, Findings, Session, account_for_sounds, read_corpus
-from speech.dataset import write_clip
+from speech.dataset import MAX_NAME, write_clip
 
 import numpy as np
 from tqdm import tqdm
+
+TEMPORARY = len("..1234567.tmp")  # what write_clip adds to a name until the clip is complete
 
 # --- planning -----------------------------------------------------------------------------------
 
@@ -61,7 +65,7 @@ def prefix_errors(path: Path) -> Iterator[None]:
 
 
 def measure(session: Session, sample_rate: int) -> int:
-    """Samples of speech at `sample_rate`, by the recordings' headers."""
+    """Samples of speech at `sample_rate`, without decoding what libsndfile reads."""
     samples = 0
     for path, start, stop in session.turns:
         with prefix_errors(path):
@@ -99,7 +103,9 @@ def plan(sessions: list[Session], settings: dict, findings: Findings) -> list[Se
         if lost > 1:
             past = f"{lost:.1f} s of its turns are past the sound's end"
             findings.notes.append(f"{session.name}: {past}")
-    return [session for session in sessions if session.clips]
+    sessions = [session for session in sessions if session.clips]
+    check_names(sessions, settings)
+    return sessions
 
 
 def list_sound_notes(session: Session) -> list[str]:
@@ -109,6 +115,16 @@ def list_sound_notes(session: Session) -> list[str]:
         with prefix_errors(path):
             notes += [f"{name_sound(path)}: {note}" for note in read_notes(path)]
     return notes
+
+
+def check_names(sessions: list[Session], settings: dict) -> None:
+    """Refuses names with which a clip could not be written, before hours are spent on others."""
+    for session in sessions:
+        size = len(os.fsencode(f"{list_ids(session, settings)[-1]}.npy")) + TEMPORARY
+        if size > MAX_NAME:
+            who = f"participant {session.participant[:40]!r}..., after whom clips' files are named"
+            advice = f"{size - MAX_NAME} bytes too long: shorten it in a column participant"
+            raise InputError(f"{session.name:.80}: {who}, is {advice}")
 
 
 def advise_length(sessions: list[Session], clip_seconds: int) -> str:
@@ -188,8 +204,7 @@ def make_missing(
     todo = [session for session, is_done in zip(sessions, done, strict=True) if not is_done]
     if not todo:
         return
-    from librosa.feature import melspectrogram  # noqa: F401 (2 s: here once, not in every process)
-
+    warm_up(settings)
     make = partial(make_clips, out=out, settings=settings)
     clips = sum(session.clips for session in todo)
     with tqdm(total=clips, unit="clip", disable=None) as bar:
@@ -304,7 +319,7 @@ def parse_arguments() -> argparse.Namespace:
         help="length of a clip; the rest of a session's speech is dropped",
     )
     add("--layout", choices=LAYOUTS, help="instead of recognising it")
-    add("--jobs", metavar="N", type=at_least(1), default=os.cpu_count(), help="processes")
+    add("--jobs", metavar="N", type=at_least(1), default=count_cores(), help="processes")
     add("--dry-run", action="store_true", help="print the plan, write nothing")
     add("--overwrite", action="store_true", help="delete another dataset that --out holds")
     return parser.parse_args()
@@ -331,6 +346,14 @@ def is_occupied(
     return held != "part" and overwrite
 
 
+def check_labels(labels: Path | None, out: Path) -> None:
+    """Refuses labels that the dataset's own would replace."""
+    made = out / "dataset.csv"
+    if labels and labels.exists() and made.exists() and labels.samefile(made):
+        found = "the run would write dataset.csv of --out over it"
+        raise InputError(f"--labels {labels}: {found}: give another --out, or rename it")
+
+
 def report(findings: Findings, sessions: list[Session]) -> None:
     """Prints what is worth knowing of the run, and what became of every sound file."""
     print_lines(*(f"note: {line}" for line in findings.notes))
@@ -343,6 +366,7 @@ def main() -> int:
     args, findings = parse_arguments(), Findings()
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out {args.out}: a file, expected a folder")
+    check_labels(args.labels, args.out)
     settings = SETTINGS | {"clip_seconds": args.clip_seconds}
     corpus, found = read_corpus(args.source, args.labels, args.layout, findings)
     sessions = plan(found, settings, findings)

@@ -11,7 +11,6 @@ Shapes: N samples, S syllables, K short-time frames, F frequencies.
 """
 
 import argparse
-import os
 import wave
 from collections import namedtuple
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from speech.audio import (
     is_complete,
     log_mel,
     read_info,
+    warm_up,
     write_dataset,
     write_info,
     writing_dataset,
@@ -33,6 +33,7 @@ from speech.cli import (
     Parser,
     at_least,
     check_writable,
+    count_cores,
     map_processes,
     print_lines,
     run,
@@ -256,8 +257,7 @@ def check_unoccupied(out: Path, voices: dict) -> None:
 
 
 def make_all(tasks: list[tuple[int, int]], jobs: int, make: Callable) -> None:
-    from librosa.feature import melspectrogram  # noqa: F401 (2 s: here once, not in every process)
-
+    warm_up()
     done = map_processes(make, tasks, jobs, chunk=4)
     for _ in tqdm(done, "synthetic voices", len(tasks), unit="clip", disable=None):
         pass
@@ -292,7 +292,7 @@ def make_dataset(
         write_info(out, info)
         if missing:
             make = partial(make_files, out=out, signal=signal, seed=seed, wav=wav)
-            make_all(missing, jobs or os.cpu_count(), make)
+            make_all(missing, jobs or count_cores(), make)
         write_dataset(out, list(rows.values()), info)
     return len(missing)
 
@@ -311,7 +311,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--out", metavar="FOLDER", type=Path, default=Path("synthetic"), help="where it goes")
     add("--wav", action="store_true", help="write the sound too, in Recordings/")
     add("--seed", metavar="N", type=at_least(0), default=42, help="of people and clips")
-    add("--jobs", metavar="N", type=at_least(1), default=os.cpu_count(), help="processes")
+    add("--jobs", metavar="N", type=at_least(1), default=count_cores(), help="processes")
     return parser.parse_args()
 
 

@@ -266,23 +266,27 @@ def bring_a_wide_clip(http, rng):
 
 
 def send_long_values(http, rng):
-    """Beside the arguments, or as one of them: what might be kept for the session."""
-    long = {"index": "x" * 900_000}
-    session = f"s{rng.randrange(10**9)}"
-    requests = [
-        ("run/predict", {"data": [], "fn_index": 0, "event_data": long, "session_hash": session}),
-        ("queue/join", {"data": [], "fn_index": 0, "event_data": long, "session_hash": session}),
-        ("call/v2/classify", {"clips": [EXAMPLE], "model": long["index"]}),
-        ("call/v2/classify", {"clips": [EXAMPLE] * 257, "model": "Both"}),
-    ]
-    way, body = rng.choice(requests)
-    return str(http.post(f"{API}/{way}", json=body).status_code)
+    """Beside the arguments, as one of them, or as many: what might be kept for the session."""
+    way, body = rng.choice(LONG_VALUES)
+    content = body.replace(b"SESSION", b"s%d" % rng.randrange(10**9))
+    kind = {"Content-Type": "application/json"}
+    return str(http.post(f"{API}/{way}", content=content, headers=kind).status_code)
 
 
 def choose_many_models(http, rng):
     """The error that repeats them is fetched by nobody."""
     body = {"data": [[], ["x" * 4000] * 200]}
     return str(http.post(f"{API}/call/classify", json=body).status_code)
+
+
+def list_absent_files(http, rng):
+    """Names that a server might keep, in the folder of uploads."""
+    stored = http.post(f"{API}/upload", files=[("files", ("a.npy", b"abc"))])
+    if stored.status_code != 200:
+        return str(stored.status_code)
+    folder = Path(stored.json()[0]).parent
+    paths = [folder / f"{rng.randrange(10**9)}{'x' * 240}.npy" for _ in range(256)]
+    return call(http, "classify", json={"data": [[file_data(str(p)) for p in paths], "Both"]})[0]
 
 
 def upload_no_file(http, rng):
@@ -346,6 +350,19 @@ def posting(way, *bodies):
 
 MANY = json.dumps({"data": [[EXAMPLE] * 1000, "Both"]}).encode()
 LONG_CHOICE = json.dumps({"data": [[EXAMPLE], "x" * 900_000]}).encode()
+LONG_EVENT = {"data": [], "fn_index": 0, "event_data": {"index": "x" * 900_000}}
+LONG_VALUES = [
+    (way, json.dumps(body).encode())
+    for way, body in (
+        ("run/predict", LONG_EVENT | {"session_hash": "SESSION"}),
+        ("queue/join", LONG_EVENT | {"session_hash": "SESSION"}),
+        ("call/v2/classify", {"clips": [EXAMPLE], "model": "x" * 900_000}),
+        ("call/v2/classify", {"clips": [EXAMPLE] * 257, "model": "Both"}),
+        ("call/v2/classify", {f"x{n}": 1 for n in range(80_000)}),
+        ("call/classify", {"data": [[file_data("/x/" + "x" * 3900)] * 256, "Both"]}),
+        ("call/classify", {"data": [1] * 300_000}),
+    )
+]
 HOSTILE_KINDS = {  # the request, how often, which answers are right
     "abort upload": (abort_upload, 1, {"closed"}),
     "announce too much": (announce_too_much, 1, {"413"}),
@@ -367,6 +384,7 @@ HOSTILE_KINDS = {  # the request, how often, which answers are right
     "bring a wide clip": (bring_a_wide_clip, 0.1, {"error"}),
     "send long values": (send_long_values, 1, {"422"}),
     "choose many models": (choose_many_models, 1, {"200"}),
+    "list absent files": (list_absent_files, 0.3, {"error"}),
     "upload no file": (upload_no_file, 1, {"400"}),
     "stay idle": (stay_idle, 0.2, {"closed"}),
     "pass the queue": (posting("run", b'{"data": [null, "Both"]}'), 1, {"404"}),

@@ -8,12 +8,12 @@ import json
 import os
 import platform
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from speech import apart
@@ -27,7 +27,7 @@ from speech.cli import (
     write_atomically,
     write_json,
 )
-from speech.dataset import min_max
+from speech.dataset import compose, min_max
 from speech.decode import SUFFIXES, is_foreign, name_kind, read_announced, read_frames
 
 import numpy as np
@@ -48,11 +48,29 @@ STREAMED = 2**31 - 2**16  # bytes; a WAV written to a pipe claims more than this
 LEAST_PEAK = 1e-4  # of full scale, -80 dBFS: below is a 16-bit recorder's own noise
 OPPOSITE = 0.01  # the channels' mean has less than this part of the louder one's power, -20 dB:
 # a wire is swapped. Channels that have nothing to do with each other leave half.
-COMPARED_SECONDS = 3600  # of a recording, to find that out: a bound on the work, not on the length
+# Of a recording, to find that out; a bound on the work, as Stop and limits wait for it: an hour of
+# an MP3 takes 9 s, this 1.5 s.
+COMPARED_SECONDS = 600
 NPY_HEADER = 128  # bytes that numpy writes before the values of a small array
 
 
 # --- the transform ------------------------------------------------------------------------------
+
+
+@lru_cache(1)
+def load_librosa() -> ModuleType:
+    """Imported as it is, it compiles for 20 s, once for each user, what log_mel never calls."""
+    import numba
+
+    eager = numba.guvectorize, numba.vectorize
+    numba.guvectorize = numba.vectorize = lambda *_, **__: lambda function: function
+    try:
+        import librosa
+
+        _ = librosa.filters, librosa.stft  # it imports its parts as they are asked for
+        return librosa
+    finally:
+        numba.guvectorize, numba.vectorize = eager
 
 
 @lru_cache(8)
@@ -60,9 +78,7 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
     """(M, n_fft // 2 + 1). librosa's melspectrogram computes them for every clip: a quarter of its
     time.
     """
-    import librosa
-
-    return librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels)
+    return load_librosa().filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels)
 
 
 def log_mel(samples: np.ndarray, settings: dict = SETTINGS) -> np.ndarray:
@@ -77,17 +93,27 @@ def log_mel(samples: np.ndarray, settings: dict = SETTINGS) -> np.ndarray:
     Raises:
         InputError: silent, or so nearly that it is the recorder's noise.
     """
-    import librosa
-
     if np.abs(samples - samples.mean()).max() < LEAST_PEAK:  # its offset is no sound
         raise InputError("silent")
     rate, n_fft, hop, n_mels = (
         settings[name] for name in ("sample_rate", "n_fft", "hop_length", "n_mels")
     )
+    librosa = load_librosa()
     frames = np.abs(librosa.stft(samples, n_fft=n_fft, hop_length=hop)) ** 2
     power = np.einsum("ft,mf->mt", frames, mel_filters(rate, n_fft, n_mels), optimize=True)
     return min_max(librosa.power_to_db(power, ref=np.max))
 
+
+def warm_up(settings: dict = SETTINGS) -> None:
+    """Loads and computes what every log_mel needs: 2 s once, not in each of the forked processes.
+
+    Nothing here multiplies: no process may be forked from one in which BLAS's threads run.
+    """
+    load_librosa().stft(np.zeros(settings["n_fft"], np.float32), n_fft=settings["n_fft"])
+    mel_filters(*(settings[name] for name in ("sample_rate", "n_fft", "n_mels")))
+
+
+# --- recordings on disk -------------------------------------------------------------------------
 
 MOST_KNOWN = 4096  # files; the page runs for months
 MEMORIES = []  # of what is known about files, by path: what identifies a file, and the result
@@ -120,6 +146,80 @@ def forget_files() -> None:
     for known in MEMORIES:
         for path in [path for path in list(known) if not os.path.exists(path)]:
             known.pop(path, None)
+
+
+@cached_by_file
+def hash_file(path: str | Path) -> str:
+    """Of its content. 1 GB takes 1 to 2 s, less than reading it from a disk."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def name_sound(path: Path) -> str:
+    """A recording in messages: corpora give files in different folders the same name."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def refuse_unreadable(error: OSError) -> None:
+    """Of a folder, unless it is none or gone, or the one that is the system's on every disk."""
+    gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+    if not gone and Path(error.filename).name != "lost+found":
+        reason = f"cannot be read ({error.strerror}): allow it, or move it elsewhere"
+        raise InputError(f"{error.filename}: {reason}") from error
+
+
+def list_files(source: Path, dangling: list[Path] | None = None) -> dict[str, Path]:
+    """All regular files below `source` by their path from there, without hidden ones.
+
+    macOS leaves hidden `._` twins. Linked folders are followed, but each folder is visited once:
+    a link to one that encloses it would multiply its files.
+
+    Args:
+        dangling: links to nothing are appended, as git-annex has where the content is elsewhere.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    files, visited, waiting = {}, set(), [source]
+    while waiting:
+        for folder, folders, names in os.walk(waiting.pop(0), onerror=refuse_unreadable):
+            facts = os.stat(folder)
+            if (facts.st_dev, facts.st_ino) in visited:
+                folders.clear()
+                continue
+            visited.add((facts.st_dev, facts.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            # Links come last, so that a file's path is the one without a link.
+            waiting += [path for name in folders if (path := Path(folder, name)).is_symlink()]
+            for name in sorted(name for name in names if not name.startswith(".")):
+                path = Path(folder, name)
+                if path.is_file():
+                    files[path.relative_to(source).as_posix()] = path
+                elif dangling is not None and not path.exists():
+                    dangling.append(path)
+    return files
+
+
+def match_names(names: Iterable[str], files: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Which of `files` each name means, in whichever Unicode form, and hints on those not there.
+
+    macOS writes names decomposed (NFD), spreadsheets write them composed (NFC). A name without a
+    suffix means the recording of that name, where there is one only.
+    """
+    files, stems = list(files), {}
+    for name in files:
+        stems.setdefault(re.sub(f"(?i){SOUND}$", "", compose(name)), []).append(name)
+    known = {stem: alike[0] for stem, alike in stems.items() if len(alike) == 1}
+    known |= {compose(name): name for name in files} | {name: name for name in files}
+    lower = {name.lower(): file for name, file in known.items()}
+    found, missing = {}, []
+    for name in names:
+        if file := known.get(name) or known.get(compose(name)):
+            found[name] = file
+            continue
+        other = lower.get(compose(name).lower())
+        missing.append(f"{name} ({other} differs in case: rename it)" if other else name)
+    return found, missing
 
 
 # --- decoding -----------------------------------------------------------------------------------
@@ -347,12 +447,12 @@ def read_notes(path: str | Path) -> list[str]:
 
 @cached_by_file
 def read_header(path: str | Path) -> tuple[int, int]:
-    """How many frames a recording has, and how many in a second."""
+    """How many frames a recording has, and how many in a second; FFmpeg's are decoded to count."""
     return tuple(last(call(find_length, path)))
 
 
 def count_samples(path: Path, sample_rate: int, start: float, stop: float | None) -> int:
-    """How many samples read_sound is going to give, within one, by the header alone."""
+    """How many samples read_sound is going to give, within one, by what read_header finds."""
     frames, rate = read_header(path)
     first, last = frame_range(frames, rate, start, stop)
     return round((last - first) * sample_rate / rate)
@@ -419,65 +519,6 @@ def cut_clips(blocks: Iterable[np.ndarray], samples_per_clip: int) -> Iterator[n
         while len(rest) >= samples_per_clip:
             yield rest[:samples_per_clip]
             rest = rest[samples_per_clip:]
-
-
-# --- recordings on disk -------------------------------------------------------------------------
-
-
-def list_files(source: Path) -> dict[str, Path]:
-    """All regular files below `source` by their path from there, without hidden ones.
-
-    macOS leaves hidden `._` twins. Linked folders are followed, but each folder is visited once:
-    a link to one that encloses it would multiply its files.
-    """
-    files, visited, waiting = {}, set(), [source]
-    while waiting:
-        for folder, folders, names in os.walk(waiting.pop(0)):
-            facts = os.stat(folder)
-            if (facts.st_dev, facts.st_ino) in visited:
-                folders.clear()
-                continue
-            visited.add((facts.st_dev, facts.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            # Links come last, so that a file's path is the one without a link.
-            waiting += [path for name in folders if (path := Path(folder, name)).is_symlink()]
-            for name in sorted(name for name in names if not name.startswith(".")):
-                path = Path(folder, name)
-                if path.is_file():
-                    files[path.relative_to(source).as_posix()] = path
-    return files
-
-
-def match_names(names: Iterable[str], files: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Which of `files` each name means, in whichever Unicode form, and hints on those not there.
-
-    macOS writes names decomposed (NFD), spreadsheets write them composed (NFC).
-    """
-    files = list(files)
-    composed = {unicodedata.normalize("NFC", name): name for name in files}
-    composed |= {name: name for name in files}
-    lower = {unicodedata.normalize("NFC", name).lower(): name for name in files}
-    found, missing = {}, []
-    for name in names:
-        key = unicodedata.normalize("NFC", name)
-        if name in composed or key in composed:
-            found[name] = composed.get(name) or composed[key]
-            continue
-        other = lower.get(key.lower())
-        missing.append(f"{name} ({other} differs in case: rename it)" if other else name)
-    return found, missing
-
-
-@cached_by_file
-def hash_file(path: str | Path) -> str:
-    """Of its content. 1 GB takes 1 to 2 s, less than reading it from a disk."""
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def name_sound(path: Path) -> str:
-    """A recording in messages: corpora give files in different folders the same name."""
-    return f"{path.parent.name}/{path.name}"
 
 
 # --- a dataset made from sound ------------------------------------------------------------------

@@ -4,8 +4,8 @@ from collections import Counter
 from html import escape
 
 from speech import words
+from speech.cli import safe_name
 from speech.report import CLASS_NAMES, format_scores
-from speech.server import safe_name
 from speech.verdict import ERROR, NO_VERDICT, UNCERTAIN, Row, format_number
 
 CLASSES = dict(zip((*CLASS_NAMES, "uncertain"), ("not", "yes", "unsure"), strict=True))  # CSS's
@@ -170,7 +170,9 @@ def explain_refusal(row: Row, clips: list[Row]) -> str:
 
 def describe_person(row: Row, clips: list[Row]) -> str:
     n = sum(clip.verdict != ERROR for clip in clips)
-    whose = f"{escape(row.participant)}, {'one clip' if n == 1 else row.note + ' clips'}"
+    mean, *left_out = row.note.split(", ")  # "mean of 3, 1 without a verdict left out"
+    mean += " clip" if mean == "mean of 1" else " clips"
+    whose = ", ".join([escape(row.participant), *([mean, *left_out] if n > 1 else ["one clip"])])
     sentence = f'{describe_score(row)} <span class="hint">({whose})</span>'
     return f'{draw_scale(row)}<p class="plain">{sentence}</p>{describe_spread(row)}'
 

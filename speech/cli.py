@@ -133,7 +133,8 @@ class Parser(argparse.ArgumentParser):
     """Shows defaults in --help, and reports a mistake in one line."""
 
     def __init__(self, **options):
-        super().__init__(**{"formatter_class": HelpFormatter} | options)
+        # --epoch would be taken for --epochs, and train over weights with a wrong flag's value.
+        super().__init__(**{"formatter_class": HelpFormatter, "allow_abbrev": False} | options)
 
     def error(self, message: str):
         raise InputError(f"{message} (see --help)")
@@ -360,6 +361,12 @@ def deferred_signals(also: Callable[[int], None] | None = None) -> Iterator[list
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def count_cores() -> int:
+    """Those that this process may use: containers and job queues allow fewer than there are."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def start_worker() -> None:

@@ -7,8 +7,9 @@ folder of recordings are below.
 import csv
 import filecmp
 import io
+import os
+import posixpath
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ from speech.dataset import (
     GENDERS,
     SPLITS,
     check_people,
+    compose,
     find_alike,
     fold_spelling,
     list_problems,
+    note_people,
     read_rows,
     read_table,
     read_text,
@@ -108,9 +111,31 @@ def subtract(turns: Turns, holes: Iterable[tuple[float, float]]) -> Turns:
     return turns
 
 
-def read_times(table: pd.DataFrame) -> Turns:
-    """The turns of a table's start_time and stop_time; rows without a duration are dropped."""
-    times = table[["start_time", "stop_time"]].apply(pd.to_numeric, errors="coerce")
+def read_numbers(cells: pd.Series) -> pd.Series:
+    """Finite numbers, else NaN; a comma is a spreadsheet's decimal one where none has a point."""
+    if not cells.str.fullmatch(r"-?\d*\.\d+").any():
+        cells = cells.str.replace(",", ".")
+    return pd.to_numeric(cells, errors="coerce").replace([np.inf, -np.inf], np.nan)
+
+
+def read_times(table: pd.DataFrame, used: pd.Series, who: str, findings: Findings) -> pd.DataFrame:
+    """From and to in seconds; rows that are used but have no such times are a problem.
+
+    Args:
+        used: which rows are.
+    """
+    cells = table[["start_time", "stop_time"]]
+    times = cells.apply(read_numbers)
+    lost = used & ~(times["start_time"] <= times["stop_time"])
+    if lost.any():
+        start, stop = cells[lost].iloc[0]
+        first = f"row {lost.idxmax() + 2} is from {start!r:.20} to {stop!r:.20}"
+        problem = f"{lost.sum()} of {used.sum()} rows without times, left out: {first}"
+        findings.problems.append(f"{who}: {problem}")
+    return times
+
+
+def join_turns(times: pd.DataFrame) -> Turns:
     return merge((max(a, 0.0), b) for a, b in times.itertuples(index=False) if a < b)
 
 
@@ -123,8 +148,9 @@ def read_daic_turns(path: Path, who: str, findings: Findings) -> Turns:
     if not interviewer.any():
         note = "no interviewer's rows; the participant's are used as they are"
         findings.notes.append(f"{who}: {note}")
-    asked = read_times(table[interviewer])
-    turns = subtract(read_times(table[speech]), asked)
+    times = read_times(table, speech | interviewer, who, findings)
+    asked = join_turns(times[interviewer])
+    turns = subtract(join_turns(times[speech]), asked)
     if asked:  # before the first question people talk to whoever sets the recording up
         early = sum(min(stop, asked[0][0]) - start for start, stop in turns if start < asked[0][0])
         turns = subtract(turns, [(0.0, asked[0][0])])
@@ -145,7 +171,8 @@ def read_edaic_turns(path: Path, who: str, findings: Findings) -> Turns:
     """There is no speaker column: every row is the participant."""
     table = read_table(path, "start_time", "end_time", "text", ragged=True)
     speech = ~table["text"].str.fullmatch(NOT_SPEECH)
-    return read_times(table[speech].rename(columns={"end_time": "stop_time"}))
+    table = table.rename(columns={"end_time": "stop_time"})
+    return join_turns(read_times(table, speech, who, findings)[speech])
 
 
 # --- layouts ------------------------------------------------------------------------------------
@@ -159,6 +186,7 @@ PHQ_GENDERS = {"0": "male", "1": "female"} | GENDERS  # as AVEC's label files co
 DEPRESSED_PHQ, DEPRESSED_SDS = 10, 53  # the scores from which the label is 1
 MAX_PHQ = 24  # of eight questions, 0 to 3 each
 MAX_SDS = 100  # a standard score: 1.25 times the raw one, of twenty questions, 1 to 4 each
+NOT_GIVEN = r"(?i)(nan|n/?a|none|null|<na>|-)?"  # a cell of a score
 HEADER_ONLY = 1000  # bytes; a WAV no larger holds no answer
 
 
@@ -184,7 +212,10 @@ def count_names(what: str, names: list[str]) -> str:
 
 
 def read_avec_file(path: Path) -> pd.DataFrame:
-    """One label file: participant_id, phq_score, phq_binary, gender, split; NaN where not given."""
+    """One label file: participant_id, phq_score, phq_binary, gender, split; NaN where not given.
+
+    The scores are numbers, and as given in `phq_score_cell` and `phq_binary_cell`.
+    """
     table = read_table(path)
     names = {column: re.sub(r"^phq_?8?_", "phq_", column) for column in table.columns}
     names |= dict.fromkeys(COLUMNS["participant"], "participant_id")
@@ -199,9 +230,11 @@ def read_avec_file(path: Path) -> pd.DataFrame:
     table = table.rename(columns=names)
     table = table.loc[:, table.columns.isin(kept)].reindex(columns=kept, fill_value="")
     # pandas writes ids as 300.0 where one is missing; folders are called 300_P
-    table["participant_id"] = table["participant_id"].str.replace(r"(\.0+|_P)$", "", regex=True)
+    for name in ("participant_id", "gender"):
+        table[name] = table[name].str.replace(r"([.,]0+|_P)$", "", regex=True)
     for name in ("phq_score", "phq_binary"):
-        table[name] = pd.to_numeric(table[name], errors="coerce")
+        table[f"{name}_cell"] = table[name].mask(table[name].str.fullmatch(NOT_GIVEN))
+        table[name] = read_numbers(table[name])
     table["gender"] = table["gender"].str.lower().map(PHQ_GENDERS)
     split = SPLITS[re.search("train|dev|test", path.name)[0]]
     return table.assign(split=split, file=path.name)[table["participant_id"] != ""]
@@ -225,17 +258,17 @@ def read_avec_labels(files: Files, findings: Findings) -> tuple[pd.DataFrame, di
     table = pd.concat([read_avec_file(path) for path in paths], ignore_index=True)
     if alike := find_alike(table["participant_id"], "participants"):
         raise InputError(join_problems("the label files", alike))
-    strange = ~table["phq_binary"].isin([0, 1, np.nan])
+    strange = table["phq_binary_cell"].notna() & ~table["phq_binary"].isin([0, 1])
     if strange.any():
         names = join_names(table.loc[strange, "participant_id"])
         raise InputError(f"labels other than 0 and 1: participants {names}")
     differ = find_disagreements(table)
     for who, where in differ.items():
         findings.problems.append(f"{who}: label files disagree ({where}): not used")
-    known = table["phq_score"].notna()
+    known = table["phq_score_cell"].notna()
     impossible = known & ~table["phq_score"].between(0, MAX_PHQ)
     for _, row in table[impossible].drop_duplicates("participant_id").iterrows():
-        found = f"PHQ-8 score {row['phq_score']:g}, expected 0 to {MAX_PHQ}"
+        found = f"PHQ-8 score {row['phq_score_cell']:.20}, expected 0 to {MAX_PHQ}"
         findings.problems.append(f"{row['participant_id']}: {found}: no label, not used")
     reasons = dict.fromkeys(differ.index, "with label files that disagree")
     reasons |= dict.fromkeys(table.loc[impossible, "participant_id"], "with an impossible score")
@@ -451,10 +484,19 @@ def read_folder(files: Files, labels: Path | None, findings: Findings) -> list[S
     return sessions
 
 
+def name_from(source: Path, file: str) -> str:
+    """How list_files names a file that labels name by its whole path, or from `./`."""
+    for folder in Path(file).parents if os.path.isabs(file) else ():
+        if os.path.isdir(folder) and os.path.samefile(folder, source):
+            return Path(file).relative_to(folder).as_posix()
+    return posixpath.normpath(file)
+
+
 def read_folder_labels(labels: Path, files: Files, findings: Findings) -> pd.DataFrame:
     """A row per recording, with a column path: NaN where the recording is not there."""
     table, notes, problems = read_rows(labels, "file")
-    table["file"] = table["file"].str.replace("\\", "/")
+    source = next((path.parents[name.count("/")] for name, path in files.items()), Path())
+    table["file"] = [name_from(source, cell.replace("\\", "/")) for cell in table["file"]]
     found, _ = match_names(table["file"], files)
     table["path"] = table["file"].map(found).map(files)
     checks = [("file", table["path"].notna() & table["path"].duplicated(), "repeats")]
@@ -466,12 +508,14 @@ def read_folder_labels(labels: Path, files: Files, findings: Findings) -> pd.Dat
     findings.notes += notes
     if "participant" not in table:
         table["participant"] = name_people(table["path"].dropna(), labels)
+        people = table["participant"].dropna().repeat(2)  # as each has several clips
+        findings.notes += note_people(people, labels)
     return table
 
 
 def name_people(paths: pd.Series, labels: Path) -> pd.Series:
     """Takes each file's stem for a person; stops where that leaves open who is who."""
-    stems = paths.map(lambda path: unicodedata.normalize("NFC", path.stem))
+    stems = paths.map(lambda path: compose(path.stem))
     same = stems.map(fold_spelling).duplicated(keep=False)
     if same.any():
         names = join_names(map(name_sound, paths[same]), 3)
@@ -538,8 +582,11 @@ def read_corpus(
         raise InputError(f"{source}: no such folder; expected a corpus or recordings")
     if labels and not labels.exists():
         raise InputError(f"--labels {labels}: no such file")
-    files = list_files(source.resolve())
-    findings.sounds += [p for p in files.values() if re.search(SOUND + "$", p.name.lower())]
+    dangling = []
+    files = list_files(source.resolve(), dangling)
+    paths = [*files.values(), *dangling]
+    findings.sounds += [path for path in paths if re.search(SOUND + "$", path.name.lower())]
+    findings.unused |= dict.fromkeys(dangling, "a link to nothing")
     layout, reason = (layout, "--layout") if layout else recognise(files, labels)
     name, _, read = LAYOUTS[layout]
     print_lines(f"{source}: {name} ({reason})")

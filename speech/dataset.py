@@ -113,7 +113,7 @@ def read_spectrogram(source: str | Path | bytes) -> np.ndarray:
     """
     with open_clip(source) as file:
         array = read_array(file)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         clip = array.astype(np.float32, order="C")
     if not np.isfinite(clip).all():
         beyond = np.isfinite(array).all()
@@ -213,7 +213,8 @@ def read_table(path: str | Path, *columns: str, ragged: bool = False) -> pd.Data
     header = [re.sub(r"[\s.-]+", "_", name).rstrip("_") for name in header]
     if not set(columns) <= set(header):
         found = join_names(map(repr, header))[:200]
-        raise InputError(f"{path}: expected columns {' and '.join(columns)}, found {found}")
+        hint = " (here id is a file's name)" if "id" in columns and "file" in header else ""
+        raise InputError(f"{path}: expected columns {' and '.join(columns)}, found {found}{hint}")
     numbers = [number for number, row in enumerate(rows) if any(row)]
     rows = [rows[number] for number in numbers]
     if ragged:
@@ -654,7 +655,7 @@ def split_clips(frame: pd.DataFrame, by: str, seed: int, test=None, validate=Tru
     Raises:
         InputError: too few people to have both labels in training.
     """
-    everything = np.arange(len(frame))
+    everything, given = np.arange(len(frame)), test
     split = {name: np.flatnonzero(frame["split"] == name) for name in SIDES if "split" in frame}
     if split and not len(split["train"]):
         raise InputError("column split: expected rows of train, found none")
@@ -674,9 +675,15 @@ def split_clips(frame: pd.DataFrame, by: str, seed: int, test=None, validate=Tru
         if len(set(frame["label"].iloc[rest])) < 2:
             raise ValueError("one label only in training")
     except (ValueError, ZeroDivisionError) as error:  # scikit-learn's, of fewer people than folds
-        people = [rows["participant"].nunique() for rows in (frame, frame[frame["label"] == 1])]
+        n_people, *of_labels = (
+            rows["participant"].nunique()
+            for rows in (frame, frame[frame["label"] == 0], frame[frame["label"] == 1])
+        )
+        flags = ["--patience 0"] if validate else []
+        flags += ["--folds people"] if given is None else []
+        tries = f", or try {' or '.join(flags)}" if flags and min(of_labels) > 1 else ""
         raise InputError(
-            f"{people[0]} participants ({people[1]} with label 1) are too few to keep people apart "
-            "with both labels in training: add people, or try --patience 0 or --folds people"
+            f"{n_people} participants ({of_labels[1]} with label 1) are too few to keep people "
+            f"apart with both labels in training: add people{tries}"
         ) from error
     return {"train": rest, "val": np.sort(val), "test": np.sort(test)}

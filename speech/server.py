@@ -9,7 +9,6 @@ import asyncio
 import atexit
 import contextlib
 import gc
-import heapq
 import inspect
 import io
 import itertools
@@ -23,7 +22,6 @@ import socket
 import stat
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -35,10 +33,10 @@ from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from speech.audio import SETTINGS, cached_by_file, forget_files, read_facts
+from speech.audio import forget_files
 from speech.cli import InputError, deferred_signals, show_controls
-from speech.cli import safe_name as safe_name  # for the page as well
-from speech.dataset import read_shape
+from speech.turns import LISTENERS, MAX_JOBS, Listeners
+from speech.words import KEEP_SECONDS
 
 import uvicorn.config
 from starlette.datastructures import FormData
@@ -60,6 +58,7 @@ except ImportError:  # Windows
 MAX_UPLOAD_BYTES = 90 * 2**20  # half an hour of 16-bit mono at 48 kHz; 256 clips in float64
 MAX_JSON_BYTES = 2**20  # 256 files as the page names them are 0.3 MB
 MAX_FILES, MAX_PART_BYTES = 256, 8192  # of a call: listed at once, and each of its values
+MAX_VALUES, MAX_PATH = 16, 512  # its arguments, and the letters of a file's path
 MAX_FORM_BYTES = 4096  # a log-in, or a cancelled event
 MAX_HELD_BYTES = 64 * 2**20  # of JSON in memory for all visitors together
 MAX_URL_BYTES = MAX_HEADER_BYTES = 4096  # a name of 255 letters in UTF-8, quoted, is 0.8 kB
@@ -71,22 +70,14 @@ ACCEPTED_AT_ONCE, QUEUED = 16, 2048  # connections; the former before any of the
 HEEDED = {f"GRADIO_{name}" for name in ("SERVER_NAME", "SERVER_PORT", "NUM_PORTS", "ROOT_PATH")}
 HEEDED |= {"GRADIO_BLOCKED_PATHS", "GRADIO_SHARE_SERVER_ADDRESS"}  # where it is, and what it hides
 
-MAX_SOUND_SECONDS = 2 * 3600  # of one request: 20 s of work for both models on two cores
-LONG_SECONDS, MOST_LONG = 600, 4  # of these at once, a GB together; others are refused for now
-DENSE = 2 * 48_000  # samples a second; of what has more, a second costs and counts for more
-KEEP_SECONDS, SWEEP_SECONDS = 30 * 60, 30  # of uploads: time for another look at the results
-SWEPT = f"deleted after {KEEP_SECONDS // 60} minutes: choose it again"
+SWEEP_SECONDS = 30  # between two looks at what is older than KEEP_SECONDS
+PREFIX = "speech-"  # of its folder's name
 FORGOTTEN_SECONDS = 24 * 3600  # a folder without a lock file is of an older version, if of ours
-UNHEARD_SECONDS = 30.0  # a call whose answer nobody has asked for by then was not meant
 MAX_KEPT = 512  # answers, sessions and uploads that nobody has fetched or ended
-MAX_LEFT = 10_000  # sessions of which is known when nobody waited any more
-LOOK_SECONDS = 45.0  # at headers, of which a hostile one takes apart.STALL_SECONDS
 
 GUESS_SECONDS, FREE_GUESSES, MAX_GUESSES = 1.0, 10, 60  # all visitors together; then the waiting
 LOG_SECONDS, LOG_BURST, LOG_LENGTH = 1.0, 20, 300  # a line a second after the first twenty
-TURN_SECONDS = 0.1  # of work before another job is let on
-WAIT_SECONDS = 1.0  # for a step to end; then a job that has worked less goes on beside it
-MAX_JOBS, MAX_WAITING = 32, 64  # at work in turns, and in the queue behind them
+MAX_WAITING = 64  # in the queue behind those at work
 
 
 # --- the temporary folder -----------------------------------------------------------------------
@@ -112,11 +103,11 @@ def is_dead(path: Path) -> bool:
         return False
 
 
-def remove_dead(root: Path, prefix: str) -> None:
+def remove_dead(root: Path) -> None:
     """Removes what runs that were killed have left, recordings among it."""
     if not fcntl:
         return
-    for path in (*root.glob(f"{prefix}*"), *root.glob(f".{prefix}*")):
+    for path in (*root.glob(f"{PREFIX}*"), *root.glob(f".{PREFIX}*")):
         with contextlib.suppress(OSError):  # another start may be removing it
             if is_ours(path) and is_dead(path):
                 shutil.rmtree(path, ignore_errors=True)
@@ -163,7 +154,7 @@ class Folder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def open_folder(prefix: str = "speech-") -> Folder:
+def open_folder() -> Folder:
     """Makes the folder and names it to Gradio, which must not be imported yet; removed at exit.
 
     A child process that imports the page again gets its parent's. Of Gradio's other variables only
@@ -176,8 +167,8 @@ def open_folder(prefix: str = "speech-") -> Folder:
         if name not in HEEDED:
             del os.environ[name]
     root = Path(tempfile.gettempdir())
-    remove_dead(root, prefix)
-    folder = Folder(root / f"{prefix}{secrets.token_hex(4)}")
+    remove_dead(root)
+    folder = Folder(root / f"{PREFIX}{secrets.token_hex(4)}")
     os.environ["GRADIO_TEMP_DIR"] = str(folder.ensure())
     owner = os.getpid()
     atexit.register(lambda: folder.remove() if os.getpid() == owner else None)
@@ -206,19 +197,20 @@ class Disk:
 # --- passwords ----------------------------------------------------------------------------------
 
 
-def read_password(given: str | None, variable: str = "DEMO_PASSWORD") -> str | None:
+def read_password(given: str | None) -> str | None:
     """The password given or in the environment; None publishes the page.
 
     Raises:
         InputError: it is empty, which would publish a page that was meant to be closed.
     """
-    sources = {"--password": given, variable: os.environ.get(variable)}
-    for name, word in sources.items():
+    variable = os.environ.get("DEMO_PASSWORD")
+    for name, word in (("--password", given), ("DEMO_PASSWORD", variable)):
         if word is not None and not word.strip():
             raise InputError(f"{name} is empty: give a password, or leave it out to publish")
     if given is not None:
-        print(f"note: others on this machine see --password; {variable} is hidden", file=sys.stderr)
-    return given if given is not None else sources[variable]
+        note = "note: others on this machine see --password; DEMO_PASSWORD is hidden"
+        print(note, file=sys.stderr)
+    return variable if given is None else given
 
 
 def make_log_in(password: str) -> Callable[[str, str], Awaitable[bool]]:
@@ -349,12 +341,17 @@ def check_values(content: dict) -> None:
     """
     others = dict(content)
     data = others.pop("data", None)
-    values = [*others.values(), *(data if isinstance(data, list) else [data])]
-    lists = [value if isinstance(value, list) else [value] for value in values]
+    data = data if isinstance(data, list) else [data]
+    if (most := max(len(data), len(others))) > MAX_VALUES:
+        raise Refused(422, f"{most} values, expected at most {MAX_VALUES}.")
+    lists = [part if isinstance(part, list) else [part] for part in (*others.values(), *data)]
     if (most := max(map(len, lists), default=0)) > MAX_FILES:
         raise Refused(422, f"{most} files, expected at most {MAX_FILES} at once.")
-    if any(len(json.dumps(part)) > MAX_PART_BYTES for part in itertools.chain(*lists)):
-        raise Refused(422, f"A value is longer than {MAX_PART_BYTES} bytes.")
+    for part in itertools.chain(*lists):
+        if len(json.dumps(part)) > MAX_PART_BYTES:
+            raise Refused(422, f"A value is longer than {MAX_PART_BYTES} bytes.")
+        if isinstance(part, dict) and len(str(part.get("path"))) > MAX_PATH:
+            raise Refused(422, f"A file's path is longer than {MAX_PATH} letters.")
 
 
 def check_call(scope: Scope, route: Route, names: dict[str, str], body: bytes) -> None:
@@ -390,10 +387,17 @@ def get_page(scope: Scope) -> object | None:
     return getattr(scope.get("app"), "blocks", None)
 
 
+def find_session(scope: Scope, event_id: str) -> str:
+    """The session of an event, which is the event's own name unless the caller gave another."""
+    queue = getattr(get_page(scope), "_queue", None)
+    event = queue and queue.event_ids_to_events.get(event_id)
+    return event.session_hash if event else event_id
+
+
 class Guard:
     """ASGI middleware: what is in ROUTES, no longer than it need be, within the disk's room."""
 
-    def __init__(self, app: ASGIApp, folder: Folder, listeners: "Listeners | None" = None):
+    def __init__(self, app: ASGIApp, folder: Folder, listeners: Listeners | None = None):
         self.app, self.folder, self.disk = app, folder, Disk(folder)
         self.listeners, self.held = listeners or LISTENERS, 0
 
@@ -519,187 +523,15 @@ async def receive_soon(receive: Receive) -> Message:
 # --- visitors who wait --------------------------------------------------------------------------
 
 
-def find_session(scope: Scope, event_id: str) -> str:
-    """The session of an event, which is the event's own name unless the caller gave another."""
-    queue = getattr(get_page(scope), "_queue", None)
-    event = queue and queue.event_ids_to_events.get(event_id)
-    return event.session_hash if event else event_id
-
-
-class Listeners:
-    """Which sessions have somebody waiting for an answer."""
-
-    def __init__(self):
-        self.open, self.left = Counter(), {}  # streams; when the last one ended
-
-    @contextlib.contextmanager
-    def listening(self, session: str) -> Iterator[None]:
-        self.open[session] += 1
-        try:
-            yield
-        finally:
-            self.open[session] -= 1
-            if not self.open[session]:
-                del self.open[session]
-                self.left.pop(session, None)  # the latest is last
-                self.left[session] = time.monotonic()
-                if len(self.left) > MAX_LEFT:
-                    self.left.pop(next(iter(self.left)), None)
-
-    def watch(self, session: str | None) -> Callable[[], bool]:
-        """Begins a job -> whether whoever wanted it has gone; without a session nobody can."""
-        started = time.monotonic()
-
-        def has_gone() -> bool:
-            if not session or session in self.open:
-                return False
-            return (
-                self.left.get(session, -1.0) > started
-                or time.monotonic() > started + UNHEARD_SECONDS
-            )
-
-        return has_gone
-
-    def forget(self, seconds: float) -> None:
-        limit = time.monotonic() - seconds
-        self.left = {session: left for session, left in self.left.copy().items() if left > limit}
-
-
-class Turns:
-    """A lock that the short job gets first: what a job has used already counts as coming later.
-
-    So a long job delays a short one by what it does in one turn, and still gets on: it waits no
-    longer than it has worked. A step that takes long cannot be cut: a short job is let on beside
-    it, one at a time.
-    """
-
-    def __init__(self):
-        self.change, self.busy = threading.Condition(), 0  # jobs at work
-        self.waiting, self.number = [], itertools.count()
-
-    def join(self) -> "Turn":
-        """Begins a job -> its turns: entered around each of its steps, or all, with rest()s."""
-        return Turn(self)
-
-
-class Turn:
-    """One job's place among the others."""
-
-    def __init__(self, turns: Turns):
-        self.turns, self.used, self.started = turns, 0.0, 0.0
-
-    def __enter__(self) -> "Turn":
-        turns, now = self.turns, time.monotonic()
-        place, late = (now + self.used, next(turns.number)), now + WAIT_SECONDS
-
-        def may_go() -> bool:
-            beside = self.used < WAIT_SECONDS and time.monotonic() >= late
-            return turns.waiting[0] == place and turns.busy < (2 if beside else 1)
-
-        with turns.change:
-            heapq.heappush(turns.waiting, place)
-            while not may_go():
-                left = late - time.monotonic()
-                turns.change.wait(left if left > 0 else None)
-            heapq.heappop(turns.waiting)
-            turns.busy += 1
-            turns.change.notify_all()  # whoever is first now may be late too
-        self.started, HERE.turn = time.monotonic(), self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        HERE.turn = None
-        self.used += time.monotonic() - self.started
-        with self.turns.change:
-            self.turns.busy -= 1
-            self.turns.change.notify_all()
-
-    def rest(self) -> None:
-        """Lets another go on, if one waits; called within the turn, wherever a step ends."""
-        if self.turns.waiting and time.monotonic() > self.started + TURN_SECONDS:
-            self.__exit__()
-            self.__enter__()
-
-
-LISTENERS, TURNS, LONG = Listeners(), Turns(), threading.BoundedSemaphore(MOST_LONG)
-HERE = threading.local()  # .turn: what this thread is in
-
-
-@contextlib.contextmanager
-def step_aside() -> Iterator[None]:
-    """Lets others work while this thread, within a turn or not, waits for another process."""
-    turn = getattr(HERE, "turn", None)
-    if not turn:
-        yield
-        return
-    turn.__exit__()
-    try:
-        yield
-    finally:
-        turn.__enter__()
-
-
-def watch_caller() -> Callable[[], bool]:
-    """Within a function that Gradio calls -> whether the caller has gone, to be asked now and then.
-
-    Not by a gr.Request among its arguments: Gradio sees none in those of a functools.partial.
-    """
-    from gradio.context import LocalContext
-
-    request = LocalContext.request.get(None)
-    return LISTENERS.watch(getattr(request, "session_hash", None))
-
-
-def check_sources(paths: list[Path], most: float = MAX_SOUND_SECONDS) -> None:
-    """Bounds the work that the files ask for, by what their headers announce.
-
-    Raises:
-        InputError: a file is listed twice, or there are more than `most` seconds of sound.
-    """
-    [(path, n)] = Counter(path.resolve() for path in paths).most_common(1) or [(None, 0)]
-    if n > 1:
-        raise InputError(f"{show_controls(path.name)} is listed {n} times: once is enough")
-    budget, until = Budget(most), time.monotonic() + LOOK_SECONDS
-    for path in paths:
-        if time.monotonic() > until:
-            raise InputError(f"to look at {len(paths)} files takes too long: send fewer at once")
-        budget.spend(*read_announced(path))
-
-
-@cached_by_file
-def read_announced(path: Path) -> tuple[float, int]:
-    """A file's seconds by its header and the samples in one; 0 where it cannot be believed."""
-    with contextlib.suppress(InputError):  # whoever reads it will say what is wrong
-        if path.suffix.lower() == ".npy":
-            return read_shape(path)[1] * SETTINGS["hop_length"] / SETTINGS["sample_rate"], 0
-        facts = read_facts(path)
-        return facts.seconds, facts.density
-    return 0.0, 0
-
-
-class Budget:
-    """Seconds of sound that one request may bring; spent again while decoding: headers lie."""
-
-    def __init__(self, seconds: float = MAX_SOUND_SECONDS):
-        self.most = self.left = seconds
-
-    @property
-    def spent(self) -> float:
-        return self.most - self.left
-
-    def spend(self, seconds: float, density: int = 0) -> None:
-        """A FLAC of 1 MB can hold an hour of eight silent channels at 192 kHz: density counts."""
-        self.left -= seconds * max(density / DENSE, 1)
-        if self.left < 0:
-            most = f"{self.most / 3600:g} hours" if self.most >= 3600 else f"{self.most:g} s"
-            dense = f", counted at {DENSE} samples a second; this has {density}: save it as mono at"
-            advice = f"{dense} 16 kHz" if density > DENSE else ": send less, or cut it"
-            raise InputError(f"more than {most} of sound at once{advice}")
+# --- what Gradio keeps --------------------------------------------------------------------------
 
 
 def keep_little() -> None:
-    """Gradio keeps no form's fields, no inputs with their session, no error with inputs in it."""
-    from gradio import queueing, route_utils, state_holder
+    """Gradio keeps no form's fields, no inputs with their session, no error with inputs in it.
+
+    Nor lists of visitors' files, by which it would delete them, as Folder.sweep does.
+    """
+    from gradio import blocks, queueing, route_utils, state_holder
 
     class Parser(route_utils.GradioMultiPartParser):
         async def parse(self) -> FormData:
@@ -720,37 +552,42 @@ def keep_little() -> None:
 
     payload, queueing.error_payload = queueing.error_payload, shorten
     route_utils.GradioMultiPartParser = Parser
+    nothing = property(lambda _: set(), lambda *_: None)
+    blocks.Block.temp_files = blocks.Blocks.upload_file_set = nothing
     # It keeps them for links to sessions, which are closed.
     state_holder.SessionState._update_value_in_config = lambda *_: None
 
 
-def forget_visitors(page: object, folder: Folder, seconds: float = KEEP_SECONDS) -> None:
+def forget_visitors(page: object) -> None:
     """Bounds what Gradio keeps by visitors' strings: results expire with the files.
 
     Sessions hold what the page shows (names, verdicts), queues the answers that nobody fetched.
     """
     from gradio.routes import file_upload_statuses as uploads
 
-    holder, queue, limit = page.state_holder, page._queue, datetime.now() - timedelta(0, seconds)
-    for session, used in list(holder.time_last_used.items()):
-        if used < limit and session not in LISTENERS.open:
+    holder, queue, now = page.state_holder, page._queue, datetime.now()
+    old, idle_since = (now - timedelta(0, age) for age in (KEEP_SECONDS, SWEEP_SECONDS))
+    used = holder.time_last_used
+    for session, last in list(used.items()):
+        if last < old and session not in LISTENERS.open:
             holder.session_data.pop(session, None)
-            holder.time_last_used.pop(session, None)
+            used.pop(session, None)
     busy = {event.session_hash for event in list(queue.event_ids_to_events.values())}
     for kept in (queue.pending_messages_per_session, queue.pending_event_ids_session):
         idle = [session for session in list(kept) if session not in busy | LISTENERS.open.keys()]
-        heard = [session for session in idle if session in LISTENERS.left]
+        heard = [  # and not about to listen to what has ended just now
+            session
+            for session in idle
+            if session in LISTENERS.left and used.get(session, old) < idle_since
+        ]
         for session in {*heard, *idle[: max(0, len(idle) - MAX_KEPT)]}:
             kept.pop(session, None)
     for name in [*uploads._signals][:-MAX_KEPT]:
         uploads._signals.pop(name, None)
         uploads._statuses.pop(name, None)
-    page.upload_file_set.difference_update(
-        [path for path in list(page.upload_file_set) if not os.path.exists(path)]
-    )
     for token in [*page.app.tokens][:-MAX_KEPT]:
         page.app.tokens.pop(token, None)
-    LISTENERS.forget(seconds)
+    LISTENERS.forget(KEEP_SECONDS)
     forget_files()
 
 
@@ -975,5 +812,5 @@ def serve_until_stopped(page: object, folder: Folder) -> None:
                 folder.ensure()
                 if second % SWEEP_SECONDS == 0:
                     folder.sweep(KEEP_SECONDS)
-                    forget_visitors(page, folder)
+                    forget_visitors(page)
                     gc.collect()  # sessions that ended are cycles; Python would leave them a while

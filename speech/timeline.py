@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from speech.card import CLASSES
 from speech.report import CLASS_NAMES
-from speech.server import SWEPT
 from speech.verdict import Row, format_number
+from speech.words import SWEPT
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -156,6 +156,7 @@ def draw_timeline(session: Session, seconds: float) -> str:
     for i, (row, (file, at)) in enumerate(zip(session.clips, session.places, strict=True)):
         name = str(file) if file in sounds else ""
         bars.append(draw_bar(i, row, name, at, starts_gap(session.clips, i)))
+    run = escape(session.csv)  # of equal results too the script must see that there is a new one
     seen = "a window to hear it and see its spectrogram" if sounds else "a clip to see it"
     player = (
         f'<audio controls preload="metadata" data-seconds="{seconds:g}" '
@@ -164,10 +165,10 @@ def draw_timeline(session: Session, seconds: float) -> str:
         f'<p class="gone hint" hidden>{SWEPT[0].upper()}{SWEPT[1:]}.</p>'
     )
     return (
-        f'<section class="timeline"><h3>Clip by clip</h3><p class="hint">Click {seen} (arrow keys '
-        f"move). Up, orange: more like {CLASS_NAMES[1]}; down, blue: more like {CLASS_NAMES[0]}; "
-        f'grey: uncertain; dashed: no verdict.</p>{player if sounds else ""}<div class="strip">'
-        f'<div class="inner"><div class="bars" role="group" aria-label="Windows">{"".join(bars)}'
-        f'</div><div class="head"></div><div class="ticks">{draw_ticks(session)}</div></div></div>'
-        "</section>"
+        f'<section class="timeline" data-run="{run}"><h3>Clip by clip</h3><p class="hint">Click '
+        f"{seen} (arrow keys move). Up, orange: more like {CLASS_NAMES[1]}; down, blue: more like "
+        f"{CLASS_NAMES[0]}; grey: uncertain; dashed: no verdict.</p>{player if sounds else ''}"
+        '<div class="strip"><div class="inner"><div class="bars" role="group" aria-label="Windows">'
+        f'{"".join(bars)}</div><div class="head"></div><div class="ticks">{draw_ticks(session)}'
+        "</div></div></div></section>"
     )

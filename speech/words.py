@@ -8,8 +8,10 @@ NOTICE = "This is not a diagnosis. It is a research model's guess from a few sec
 NOTICE += "it can be wrong, and only a professional can assess depression."
 HELP = "<a href='https://findahelpline.com' target='_blank'>findahelpline.com</a>"
 SYNTHETIC = "Trained on synthetic voices: its verdicts mean nothing about real people."
-NOT_CHECKED = "Not checked, by older weights: whether clips are like those they were trained on."
+NOT_CHECKED = "Not checked, as these weights cannot tell: whether clips are like those of training."
 CHECKED_BY = "Whether clips are like the training clips is checked by {} alone: {} cannot tell."
+KEEP_SECONDS = 30 * 60  # of uploads: time for another look at the results
+SWEPT = f"deleted after {KEEP_SECONDS // 60} minutes: choose it again"
 KEYS = ("Depressed", "Not Depressed", "uncertain", "no verdict", "notice", "help")
 
 ENGLISH = (

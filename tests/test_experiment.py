@@ -214,6 +214,18 @@ def test_clips_are_synthetic_whatever_labels_are_given_for_them(tmp_path):
     assert known == {"name": r"Aufnahmen M\udcfcller", "synthetic": True, "sound": SOUND}
 
 
+def test_a_model_has_one_name():
+    with pytest.raises(InputError, match="LSTMClassifier's is 'lstm', the parser's 'crnn'"):
+        experiment.check_model(common.LSTMClassifier(hidden_size=2), "crnn")
+
+
+@pytest.mark.parametrize("flag", ["--epoch", "--weigths", "--batch"])
+def test_flags_are_written_out(flag):
+    """A typo must not train over weights with another flag's value."""
+    line = error_line(call_script("train_lstm.py", flag, 2))
+    assert f"unrecognized arguments: {flag} 2" in line
+
+
 @pytest.mark.parametrize(
     "flags",
     [("--epochs", 0), ("--lr", "nan"), ("--folds", 1), ("--epochs", "x"), ("--emphasis", 1)]

@@ -107,11 +107,10 @@ def test_a_notebooks_pth_becomes_weights_as_the_readme_says(tmp_path, monkeypatc
     torch.save(model.state_dict(), "cnn_dnn_model.pth")
     process = call_script("predict.py", ROOT / "examples", "--weights", "cnn_dnn_model.pth")
     assert "a PyTorch file, expected .safetensors: README.md" in error_line(process)
-    (tmp_path / "weights").mkdir()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(import torch\n.*?)```", readme, re.DOTALL)
     exec(code, {})
-    loaded, metadata = common.load_weights("weights/notebook.safetensors")
+    loaded, metadata = common.load_weights("notebook.safetensors")
     clip = torch.rand(2, 128, 251)
     torch.testing.assert_close(loaded(clip), model.eval()(clip), atol=1e-5, rtol=0)
     assert metadata["data"]["split"] == "not known" and metadata["temperature"] == 1

@@ -231,7 +231,7 @@ def test_unfamiliar_clips_have_no_verdict_and_keep_their_probability(knowing, mi
         strange = path.stem in ("b_clip_0", "c_clip_0", "c_clip_1", "c_clip_2")
         assert (row["verdict"] == "no verdict") == strange
         times = familiarity.score(known, read_spectrogram(path))
-        note = f"unlike the training clips, {times:.1f} times the limit"
+        note = f"unlike the training clips, {np.ceil(10 * times) / 10:.1f} times the limit"
         assert row["note"] == (note if strange else "")
     a, b, c = rows[12:]
     assert a["note"] == "mean of 4"
@@ -664,8 +664,9 @@ def test_labels_of_recordings_count_for_all_their_windows(sound_weights, tmp_pat
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("id,label\nsomebody,1\n", "no clip has one of its ids, such as 'somebody'"),
+        ("id,label\nsomebody,1\n", "such as 'somebody': clips have names such as '000_clip_0'"),
         ("name,label\n000_clip_0,1\n", "expected columns id and label"),
+        ("file,label\na.wav,1\n", "found 'file', 'label' (here id is a file's name)"),
     ],
 )
 def test_labels_that_match_no_clip(pair, corpus, tmp_path, content, words):
@@ -682,7 +683,7 @@ def test_a_folder_with_nothing_usable(pair, tmp_path):
     line = error_line(call_script("predict.py", tmp_path, "--weights", *pair))
     assert f"{tmp_path}: no .npy and no recording there" in line
     line = error_line(call_script("predict.py", tmp_path / "gone.npy", "--weights", *pair))
-    assert "gone.npy: no .npy and no recording there" in line
+    assert "gone.npy: no such file or folder" in line
 
 
 def test_no_such_weights(corpus, tmp_path):

@@ -248,6 +248,29 @@ def test_out_is_a_file_is_told_at_the_start(folder):
         assert "out: a file, expected a folder" in error_line(process) and not process.stdout
 
 
+@pytest.mark.parametrize("flags", [(), ("--dry-run",), ("--overwrite",)])
+def test_labels_that_the_run_would_replace(folder, monkeypatch, flags):
+    monkeypatch.chdir(folder.parent)
+    labels = (folder.parent / "labels.csv").rename("dataset.csv")
+    content = labels.read_text()
+    for name in ("dataset.csv", "./dataset.csv", folder / ".." / "dataset.csv"):
+        process = call_script("prepare.py", folder, "--labels", name, *flags)
+        line = error_line(process)
+        assert f"--labels {Path(name)}: " in line and "dataset.csv of --out" in line
+        assert "rename" in line and not process.stdout
+    assert labels.read_text() == content and not (folder.parent / "Spectrograms").exists()
+
+
+@pytest.mark.parametrize("person", ["a" * 240, "ü" * 120])
+def test_names_too_long_for_a_clips_file_are_told_by_the_plan(folder, person):
+    edit_labels(folder, ("bea", person))
+    line = error_line(prepare_folder(folder, "--dry-run"))
+    assert person[:20] in line and "bytes" in line and "shorten" in line and len(line) < 300
+    assert line == error_line(prepare_folder(folder)) and not (folder.parent / "out").exists()
+    edit_labels(folder, (person, person[: len(person) * 9 // 10]))
+    assert prepare_folder(folder).returncode == 0
+
+
 def test_how_recordings_are_read_is_noted(folder):
     voice, _ = soundfile.read(folder / "a.wav")
     soundfile.write(folder / "a.wav", np.stack([voice, -0.9 * voice], axis=1), RATE)
@@ -285,6 +308,12 @@ def test_folds_of_the_labels_are_those_of_the_dataset(folder):
         "bea": "2",
         "dee": "1",
     }
+
+
+def test_as_many_processes_as_this_one_may_use_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    monkeypatch.setattr("sys.argv", ["prepare.py", "recordings"])
+    assert prepare.parse_arguments().jobs == 3
 
 
 @pytest.mark.parametrize("flag", ["--jobs", "--clip-seconds"])

@@ -293,6 +293,16 @@ def test_the_command_makes_a_dataset_and_says_what_to_do_with_it(tmp_path):
     assert "another dataset" in error_line(call_script("synthetic.py", *command, "--signal", 0))
 
 
+def test_as_many_processes_as_this_one_may_use_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    monkeypatch.setattr("sys.argv", ["synthetic.py"])
+    assert synthetic.parse_arguments().jobs == 3
+    monkeypatch.setattr(synthetic, "make_all", lambda _tasks, jobs, _make: used.append(jobs))
+    used = []
+    make_dataset(tmp_path, participants=4, clips=1)
+    assert used == [3]
+
+
 @pytest.mark.parametrize(
     "flag, value",
     [

@@ -2,12 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 import unicodedata
+from pathlib import Path
 
 from speech import audio
 from speech.audio import (
     DATASET_FORMAT,
+    choose_channel,
     count_samples,
     cut_clips,
     is_complete,
@@ -27,6 +31,7 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import FAULTS, RATE, hears_tone, make_voice, spoil, write_recording
@@ -85,6 +90,22 @@ def test_the_tone_would_be_heard(tmp_path):
         assert hears_tone(log_mel(clip)) > 0.3
     (clip,) = cut_clips(read_sound(clean), 8 * RATE)
     assert hears_tone(log_mel(clip)) < 0.1
+
+
+def test_warmed_up_processes_have_nothing_left_to_load():
+    """Seconds in each of prepare.py's processes otherwise; BLAS's threads must not run yet."""
+    code = """if True:
+        import sys, numpy as np
+        from speech import audio
+        multiply, np.einsum = np.einsum, None
+        audio.warm_up()
+        np.einsum, before = multiply, set(sys.modules)
+        audio.log_mel(np.random.default_rng(0).normal(size=4096).astype(np.float32))
+        print(audio.mel_filters.cache_info().hits, set(sys.modules) - before)
+    """
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert process.stdout == "1 set()\n", process.stderr
 
 
 # --- decoding -----------------------------------------------------------------------------------
@@ -200,6 +221,17 @@ def test_other_stereo_is_averaged_without_a_note(tmp_path):
         assert not notes
 
 
+def test_channels_are_compared_for_ten_minutes_only(tmp_path):
+    """Stop and limits wait for it: an hour's would be 9 s of an MP3."""
+    voice = np.zeros(660 * 1000, np.float32)
+    path = tmp_path / "a.wav"
+    for begin, expected in ((590, 0), (601, None)):
+        voice[begin * 1000 :] = 0.5
+        soundfile.write(path, np.stack([voice, -0.9 * voice], axis=1), 1000, "PCM_U8")
+        assert choose_channel(path) == expected
+        voice[:] = 0
+
+
 def test_a_pipe_is_no_recording(tmp_path):
     os.mkfifo(tmp_path / "a.wav")
     with pytest.raises(InputError, match="not a regular file"):
@@ -261,6 +293,27 @@ def test_linked_folders_are_followed_once_and_pipes_not_listed(tmp_path):
     assert sorted(list_files(source)) == ["1.wav", "b/2.wav", "linked/3.wav"]
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "lost+found").mkdir()  # of every disk, and the system's
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.wav").touch()
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(path):  # the tests may run as root, to whom nothing is closed
+        if Path(path).name in ("closed", "lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"closed: cannot be read \(Permission denied\)"):
+        list_files(tmp_path)
+    (tmp_path / "closed").rmdir()
+    assert list(list_files(tmp_path)) == ["a/1.wav"]
+    for no_folder in ("none", "a/1.wav"):
+        assert list_files(tmp_path / no_folder) == {}
+
+
 def test_names_match_in_either_unicode_form():
     composed, decomposed = (unicodedata.normalize(form, "Zoé.wav") for form in ("NFC", "NFD"))
     for name, file in ((composed, decomposed), (decomposed, composed)):
@@ -269,6 +322,14 @@ def test_names_match_in_either_unicode_form():
         {},
         ["A.wav (a.wav differs in case: rename it)", "b.wav"],
     )
+
+
+def test_a_name_without_suffix_means_the_one_recording_of_that_name():
+    composed, decomposed = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
+    files = [f"{decomposed}.WAV", "v1.2.wav", "a.wav", "a.mp3", "b.txt", "c", "c.wav"]
+    found = {composed: files[0], decomposed: files[0], "v1.2": "v1.2.wav", "c": "c"}
+    assert match_names([*found, "v1", "a", "b"], files) == (found, ["v1", "a", "b"])
+    assert match_names(["V1.2"], files)[1] == ["V1.2 (v1.2.wav differs in case: rename it)"]
 
 
 @pytest.mark.parametrize("seconds", [1, 8, 30])

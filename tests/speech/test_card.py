@@ -60,6 +60,20 @@ def test_no_verdict_is_a_result_with_its_reason(facts):
     assert "3.1 times the limit" in text and "marker" not in text and "Score" not in text
 
 
+@pytest.mark.parametrize(
+    ("clips", "note", "text"),
+    [
+        (1, "mean of 1", "(a, one clip)"),
+        (3, "mean of 3", "(a, mean of 3 clips)"),
+        (4, "mean of 3, 1 without a verdict left out", "clips, 1 without a verdict left out)"),
+        (2, "mean of 1, 1 without a verdict left out", "(a, mean of 1 clip, 1 without a verdict"),
+    ],
+)
+def test_the_clips_behind_a_score_are_a_sentence(facts, clips, note, text):
+    rows = [row(f"a_clip_{n}", 0.7) for n in range(clips)]
+    assert text in card.format_result(facts, [*rows, person("a", 0.7, note=note)], 1)[1]
+
+
 def test_several_people_are_a_table(facts):
     people = [person("a", 0.9), person("b", 0.1), person("c", 0.5, verdict.NO_VERDICT)]
     clips = [row("a_clip_0", 0.9), row("b_clip_0", 0.1), row("b_clip_8", None, "why")]

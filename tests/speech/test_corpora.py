@@ -255,6 +255,21 @@ def test_an_impossible_score_is_no_label(tmp_path, score):
     assert "1 with an impossible score (301_P/301_AUDIO.wav)" in count_used(findings, sessions)
 
 
+@pytest.mark.parametrize(("score", "label"), [("12,0", 1), ("9,0", 0), ("", 1), ("NaN", 1)])
+def test_scores_that_a_spreadsheet_saved(tmp_path, score, label):
+    root = write_daic(tmp_path, [f"300,0;1,0;{score};1,0"], HEADER.replace(",", ";"))
+    _, sessions, findings = read(root)
+    assert facts_of(sessions, "label", "gender") == {"300": (label, "female")}
+    assert not findings.problems
+
+
+def test_a_score_that_is_no_number_is_not_silently_none(tmp_path):
+    _, sessions, findings = read(write_daic(tmp_path, ["300,0,4,1", "301,1,12. Mai,0"]))
+    assert list(sessions) == ["300"]
+    expected = "301: PHQ-8 score 12. Mai, expected 0 to 24: no label, not used"
+    assert findings.problems == [expected]
+
+
 def test_label_files_twice(tmp_path):
     root = write_daic(tmp_path, ["300,0,4,1", "301,1,12,0", "302,0,3,0"])
     path, copy = root / "train_split_Depression_AVEC2017.csv", root / "labels" / "train_split.csv"
@@ -282,6 +297,38 @@ def test_speech_before_the_interviewers_first_row_is_left_out(tmp_path):
     assert [times for _, *times in sessions["300"].turns] == [[8.5, 9], [10, 20]]
     left = "300: left out 6.0 s of speech before the interviewer's first row"
     assert findings.corrections == [left]
+
+
+SAVED_ROWS = ["0,5;2;Ellie;hi", "2;7,5;Participant;a", "10;20,25;Participant;b"]
+
+
+def read_rows_of_300(tmp_path, rows, header="start_time;stop_time;speaker;value"):
+    """(turns, problems) of a transcript of these rows."""
+    root = write_daic(tmp_path, ["300,0,4,1"], whos=["300"])
+    (root / "300_P" / "300_TRANSCRIPT.csv").write_text("\n".join([header, *rows]))
+    _, sessions, findings = read(root)
+    return [times for _, *times in sessions["300"].turns], findings.problems
+
+
+def test_decimal_commas_of_a_spreadsheet_are_read(tmp_path):
+    rows = [*SAVED_ROWS, "12;13,5;Ellie;mhm"]
+    turns = [[2, 7.5], [10, 12], [13.5, 20.25]]
+    assert read_rows_of_300(tmp_path, rows) == (turns, [])
+
+
+@pytest.mark.parametrize("start", ["07. Mai", "", "inf", "1,2,3", "17"])
+def test_rows_without_times_are_a_problem(tmp_path, start):
+    rows = [*SAVED_ROWS, f"{start};13,5;Ellie;mhm", "x;y;Participant;<laughter>"]
+    turns, (problem,) = read_rows_of_300(tmp_path, rows)
+    assert turns == [[2, 7.5], [10, 20.25]]
+    found = f"300: 1 of 4 rows without times, left out: row 5 is from {start!r} to '13,5'"
+    assert problem == found
+
+
+def test_commas_beside_points_are_no_decimal_ones(tmp_path):
+    rows = ["0.5\t2\tEllie\thi", "2\t1,234\tParticipant\ta", "3\t3\tParticipant\tb"]
+    turns, (problem,) = read_rows_of_300(tmp_path, rows, "start_time\tstop_time\tspeaker\tvalue")
+    assert not turns and "1 of 3 rows without times" in problem
 
 
 def test_daic_woz_participant_in_two_splits(daic, tmp_path):
@@ -348,6 +395,19 @@ def test_edaic(edaic):
     assert set(map(count_clips, sessions.values())) == {2}  # 20.25 s
     (correction,) = findings.corrections
     assert correction.startswith("302: label 0") and name == "E-DAIC"
+
+
+def test_rows_without_times_of_edaic(edaic, tmp_path):
+    (tmp_path / "300_P").mkdir()
+    (tmp_path / "300_P" / "300_AUDIO.wav").touch()
+    rows = ['"1,5",4,yes', "5,?,no"]
+    text = "\n".join(["Start_Time,End_Time,Text", *rows])
+    (tmp_path / "300_P" / "300_Transcript.csv").write_text(text)
+    (tmp_path / "train_split.csv").write_text("Participant_ID,PHQ_Score,PHQ_Binary\n300,9,0")
+    _, sessions, findings = read(tmp_path)
+    assert [times for _, *times in sessions["300"].turns] == [[1.5, 4]]
+    found = "300: 1 of 2 rows without times, left out: row 3 is from '5' to '?'"
+    assert findings.problems == [found]
 
 
 def test_two_corpora_in_one_folder(daic, edaic, tmp_path):
@@ -638,6 +698,20 @@ def test_file_names_that_leave_open_who_is_who(tmp_path, names, message):
     assert len(read(root, labels)[1]) == len(names)
 
 
+@pytest.mark.parametrize("names", ["anna1 anna2 bob", "bob anna_morning Anna2"])
+def test_file_names_that_could_be_one_persons_are_noted(tmp_path, names):
+    (root := tmp_path / "in").mkdir()
+    names, labels = names.split(), tmp_path / "labels.csv"
+    for name in names:
+        (root / f"{name}.wav").touch()
+    labels.write_text("file,label\nnone.wav,1\n" + "".join(f"{name}.wav,1\n" for name in names))
+    _, sessions, findings = read(root, labels)
+    assert len(sessions) == 3
+    (note,) = findings.notes
+    two = " and ".join(name for name in names if name != "bob")
+    assert f"{labels}: no column participant: {two} are taken for two people" in note
+
+
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
 def test_names_in_another_unicode_form_or_case(tmp_path, forms):
     row, file = (unicodedata.normalize(form, "Zoé") for form in forms)
@@ -660,6 +734,37 @@ def test_labels_and_recordings_that_do_not_match(folder):
     assert len(sessions) == 4
     assert findings.problems == ["labels.csv: 1 of 5 files are not there: z.wav"]
     assert findings.notes == ["1 recordings without a label: a.wav"]
+
+
+@pytest.mark.parametrize("write", ["./{}", ".//{}", "{root}/{}", "{root}/../in/{}", "{link}/{}"])
+def test_files_by_their_whole_path_or_from_here(folder, tmp_path, write):
+    (tmp_path / "link").symlink_to(folder)
+    places = {"root": folder, "link": tmp_path / "link"}
+    names = [write.replace("/in/", f"/{folder.name}/").format(name, **places) for name in SOUNDS]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,label\n" + "".join(f"{name},1\n" for name in names))
+    _, sessions, findings = read(folder, labels)
+    assert [session.participant for session in sessions.values()] == ["a", "b", "d1", "d2", "c"]
+    assert findings == Findings()
+
+
+def test_files_without_a_suffix_are_matched_where_one_is_meant(folder):
+    (folder / "b.mp3").touch()
+    (folder / "a.txt").touch()
+    changes = [(f"{name}.wav", name) for name in ("a", "b", "d1")]
+    _, sessions, findings = read(folder, write_labels(folder, *changes))
+    assert sorted(sessions) == ["more/c.flac", *(f"recordings/{n}.wav" for n in ("a", "d1", "d2"))]
+    assert findings.problems == ["labels.csv: 1 of 5 files are not there: b"]
+    with pytest.raises(InputError, match="row 5: file 'a.wav' repeats"):
+        read(folder, write_labels(folder, ("a.wav", "a"), ("d1.wav", "a.wav")))
+
+
+def test_links_to_nothing_are_accounted_for(folder):
+    (folder / "gone.WAV").symlink_to("nowhere")
+    (folder / "gone.txt").symlink_to("nowhere")
+    _, sessions, findings = read(folder, write_labels(folder))
+    line = count_used(findings, sessions)
+    assert line.endswith("6 sound files: 5 used, 1 not: 1 a link to nothing (recordings/gone.WAV)")
 
 
 def test_what_is_no_corpus(folder, tmp_path):

@@ -829,5 +829,9 @@ def test_given_folds_are_the_folds():
 def test_too_few_people_are_reported():
     with pytest.raises(InputError, match=r"2 participants \(1 with label 1\) are too few"):
         split_clips(frame_of([5, 5]), "participant", 42)
+    with pytest.raises(InputError, match="training: add people$"):  # no flag makes two of one
+        split_clips(frame_of([5, 5]), "participant", 42)
+    with pytest.raises(InputError, match="add people, or try --patience 0 or --folds people$"):
+        split_clips(frame_of([1, 1, 1, 1]), "participant", 42)
     with pytest.raises(InputError, match="too few"):
         split_clips(frame_of([5]), "participant", 42)

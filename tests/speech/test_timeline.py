@@ -92,6 +92,13 @@ def test_the_timeline_of_clips_has_names_gaps_and_no_player():
     assert timeline.draw_timeline(session(rows[:1], "a.npy"), 8) == ""
 
 
+def test_an_equal_result_is_another_timeline():
+    """Or Gradio would not call the script, and the window pressed last would stay so."""
+    first = session([row("a", 0.1)] * 2, "/a.wav")._replace(csv="/x/1/a.csv")
+    again = first._replace(csv="/x/2/a.csv")
+    assert timeline.draw_timeline(first, 8) != timeline.draw_timeline(again, 8)
+
+
 def test_ticks_are_as_wide_as_their_bars():
     """Bars and gaps of all ticks together are those of the timeline, on a phone too."""
     rows = [row(f"{n // 5:02}_clip_{n}", 0.1) for n in range(21)]
