@@ -373,7 +373,7 @@ def show_result(
     return (
         *format_result(facts, rows, len(paths)),
         gr.update(visible=False),
-        gr.update(visible=True),
+        gr.update(visible=bool(good)),
         gr.update(value=scores, visible=bool(scores)),
         gr.update(value=times, visible=bool(times)),
         gr.update(value=f"<p class=hint>{escape(common)}</p>", visible=bool(common)),
@@ -739,7 +739,8 @@ def read_number(name: str) -> int | None:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description="Serves the page.")
     add = parser.add_argument
-    add("--weights", metavar="FILE", nargs="+", help="or hf:USER/MODEL (default: weights/*)")
+    weights = "or hf:USER/MODEL (default: weights/*, otherwise the example's)"
+    add("--weights", metavar="FILE", nargs="+", help=weights)
     host = "0.0.0.0 serves the network; default: GRADIO_SERVER_NAME's value, otherwise 127.0.0.1"
     add("--host", metavar="ADDRESS", help=host)
     port = "default: GRADIO_SERVER_PORT's value, otherwise the first free one from 7860"

@@ -326,24 +326,24 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def is_occupied(
-    out: Path, sessions: list[Session], info: dict, overwrite: bool, findings: Findings
+    args: argparse.Namespace, sessions: list[Session], info: dict, findings: Findings
 ) -> bool:
-    """Whether `out` holds another dataset, that is to be deleted.
+    """Whether --out holds another dataset, that is to be deleted.
 
     Raises:
-        InputError: it does, and --overwrite was not given.
+        InputError: it does, and --overwrite was not given; of a dry run it is a note.
     """
-    found = read_info(out)
+    found = read_info(args.out)
     held = "part" if found is None else compare_dataset(found, info, sessions)
-    if held == "other" and not overwrite:
-        raise InputError(
-            f"{out}: holds another dataset (other sound, labels or settings): "
-            "choose another --out, or --overwrite to delete it"
-        )
-    if held == "part by size" and not overwrite:
+    if held == "other" and not args.overwrite:
+        other = f"{args.out}: holds another dataset (other sound, labels or settings)"
+        findings.notes.append(f"{other}: choose another --out, or --overwrite to delete it")
+        if not args.dry_run:
+            raise InputError(findings.notes[-1])
+    if held == "part by size" and not args.overwrite:
         known = "an earlier version knew its recordings by name and size only: its clips are kept"
-        findings.notes.append(f"{out}: {known}; --overwrite makes them anew")
-    return held != "part" and overwrite
+        findings.notes.append(f"{args.out}: {known}; --overwrite makes them anew")
+    return held != "part" and args.overwrite
 
 
 def check_labels(labels: Path | None, out: Path) -> None:
@@ -375,7 +375,7 @@ def main() -> int:
     info = {"corpus": corpus, "settings": settings, "recordings": {}}
     if sessions and not (args.dry_run and read_info(args.out) is None):  # spares it the reading
         info["recordings"] = hash_sessions(sessions, settings)
-        occupied = is_occupied(args.out, sessions, info, args.overwrite, findings)
+        occupied = is_occupied(args, sessions, info, findings)
     clips = sum(session.clips for session in sessions)
     if sessions and not args.dry_run:
         with writing_dataset(args.out):

@@ -28,7 +28,8 @@ from speech.dataset import (
     find_alike,
     fold_spelling,
     list_problems,
-    note_people,
+    note_both_labels,
+    note_namesakes,
     read_rows,
     read_table,
     read_text,
@@ -508,8 +509,8 @@ def read_folder_labels(labels: Path, files: Files, findings: Findings) -> pd.Dat
     findings.notes += notes
     if "participant" not in table:
         table["participant"] = name_people(table["path"].dropna(), labels)
-        people = table["participant"].dropna().repeat(2)  # as each has several clips
-        findings.notes += note_people(people, labels)
+        findings.notes += note_namesakes(table["participant"].dropna(), labels)
+    findings.notes += note_both_labels(table, labels)
     return table
 
 

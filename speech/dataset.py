@@ -431,15 +431,18 @@ def check_people(participants: pd.Series, path: str | Path, advice: str = "") ->
         )
 
 
-def note_people(participants: pd.Series, path: str | Path) -> list[str]:
-    """What is taken for granted where no column says who is who."""
-    without = f"{path}: no column participant"
-    if participants.is_unique:
-        return [f"{without}: each clip is taken for another person's"]
-    if alike := find_namesakes(participants.unique())[:2]:
-        two = f"{' and '.join(alike)} are taken for two people"
-        return [f"{without}: {two}; such a column says who is who"]
-    return []
+def note_namesakes(people: Iterable[str], path: str | Path) -> list[str]:
+    """A note where names that begin with the same word are taken for two people."""
+    alike = " and ".join(find_namesakes(people)[:2])
+    taken = f"{alike} are taken for two people; such a column says who is who"
+    return [f"{path}: no column participant: {taken}"] if alike else []
+
+
+def note_both_labels(table: pd.DataFrame, path: str | Path) -> list[str]:
+    """A note where people have clips of both labels: actors do, elsewhere it may be a slip."""
+    labels = table.groupby("participant")["label"].nunique()
+    both = list(labels.index[labels > 1])
+    return [f"{path}: with both labels: {join_names(both, 3)}"] if both else []
 
 
 def clean_id(cell: str) -> str:
@@ -475,9 +478,13 @@ def read_labels(path: str | Path, ask_who: bool = True) -> tuple[pd.DataFrame, l
             without = frame["participant"][~frame["id"].str.contains("_clip_")]
             for names in (without, frame["participant"]):
                 check_people(names, path, ", or (in training) pass --split clip to go on without")
-        notes += note_people(frame["participant"], path)
+        if frame["participant"].is_unique:
+            notes.append(f"{path}: no column participant: each clip is taken for another person's")
+        else:
+            notes += note_namesakes(frame["participant"].unique(), path)
     if problems:
         raise InputError(join_problems(str(path), problems))
+    notes += note_both_labels(frame, path)
     columns = ["id", "label", "participant", "split", "fold", "gender"]
     frame = frame[[name for name in columns if name in frame]].reset_index(drop=True)
     return frame.astype({"label": int}), notes

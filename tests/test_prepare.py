@@ -283,7 +283,7 @@ def test_how_recordings_are_read_is_noted(folder):
         assert "note: recordings/a.wav: the channels cancel each other out" in process.stdout
         assert "note: recordings/d1.wav: its header was never finalised" in process.stdout
     rows, info = read_dataset(folder.parent / "out")
-    assert len(rows) == 10 and len(info["notes"]) == 2
+    assert len(rows) == 10 and len(info["notes"]) == 3  # and somebody's both labels
 
 
 def test_pipes_and_loops_below_the_source(folder):
@@ -343,6 +343,9 @@ def test_another_dataset_is_not_overwritten_unasked(folder):
     assert "holds another dataset" in error_line(prepare_folder(folder))
     (folder / "a.wav").write_bytes(recording)
     assert "holds another dataset" in error_line(prepare_folder(folder, "--clip-seconds", 4))
+    planned = prepare_folder(folder, "--clip-seconds", 4, "--dry-run")
+    assert planned.returncode == 0 and "holds another dataset" in planned.stdout
+    assert "accounted for" in planned.stdout
     assert read_bytes(out) == before
     assert prepare_folder(folder, "--clip-seconds", 4, "--overwrite").returncode == 0
     assert len(read_labels(out / "dataset.csv")[0]) == len(os.listdir(out / "Spectrograms")) == 16

@@ -415,7 +415,7 @@ def test_a_column_that_may_name_people_is_not_passed_over(tmp_path, column):
     ["factor", "personality", "Subjective Score", "outpatient", "patient_age", "Speaker Gender"],
 )
 def test_a_column_of_something_else_is_only_noted(tmp_path, column):
-    text = f"id,label,{column}\na_clip_0,0,1\na_clip_8,1,2\nb_clip_0,0,1\n"
+    text = f"id,label,{column}\na_clip_0,0,1\na_clip_8,0,2\nb_clip_0,1,1\n"
     _, notes = read_labels(labels(tmp_path, text))
     assert len(notes) == 1 and "columns that are not used" in notes[0]
 
