@@ -49,16 +49,19 @@ def run(main: Callable[[], int | None]) -> None:
         if hasattr(stream, "reconfigure"):  # names need not be UTF-8, terminals need not show it
             stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(main())
+        status = main()
     except BrokenPipeError:  # whoever reads the table has seen enough
-        sys.exit(141)  # as SIGPIPE would; Windows has none
+        status = 141  # as SIGPIPE would; Windows has none
     except (InputError, OSError, MemoryError, RuntimeError) as error:
         if not (message := explain(error)):
             raise
         print_lines(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        status = 130
+    if WORLD > 1:  # gloo's threads abort an interpreter that ends, one in sixty
+        os._exit(status or 0)  # what was printed has been flushed
+    sys.exit(status)
 
 
 def explain(error: Exception) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+from speech import cli
 from speech.cli import (
     InputError,
     at_least,
@@ -227,3 +228,12 @@ def test_processes_keep_the_order_and_a_killed_one_is_one_line():
     assert list(map_processes(abs, [-3, 2, -1], jobs=2)) == [3, 2, 1]
     with pytest.raises(InputError, match="a process was killed"):
         list(map_processes(os._exit, [1, 1], jobs=2))
+
+
+def test_a_process_of_several_ends_without_the_interpreter(monkeypatch):
+    ended = []
+    monkeypatch.setattr(cli, "WORLD", 2)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with pytest.raises(SystemExit):
+        cli.run(lambda: 3)
+    assert ended == [3]
