@@ -160,10 +160,13 @@ def name_sound(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
+SYSTEMS = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # folders on every disk
+
+
 def refuse_unreadable(error: OSError) -> None:
     """Of a folder, unless it is none or gone, or the one that is the system's on every disk."""
     gone = isinstance(error, FileNotFoundError | NotADirectoryError)
-    if not gone and Path(error.filename).name != "lost+found":
+    if not gone and Path(error.filename).name not in SYSTEMS:
         reason = f"cannot be read ({error.strerror}): allow it, or move it elsewhere"
         raise InputError(f"{error.filename}: {reason}") from error
 

@@ -60,7 +60,9 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         status = 130
     if WORLD > 1:  # gloo's threads abort an interpreter that ends, one in sixty
-        os._exit(status or 0)  # what was printed has been flushed
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(status or 0)
     sys.exit(status)
 
 

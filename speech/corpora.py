@@ -22,6 +22,7 @@ from speech.cli import InputError, join_names, join_problems, print_lines
 from speech.dataset import (
     COLUMNS,
     GENDERS,
+    LOST,
     SPLITS,
     check_people,
     compose,
@@ -187,7 +188,7 @@ PHQ_GENDERS = {"0": "male", "1": "female"} | GENDERS  # as AVEC's label files co
 DEPRESSED_PHQ, DEPRESSED_SDS = 10, 53  # the scores from which the label is 1
 MAX_PHQ = 24  # of eight questions, 0 to 3 each
 MAX_SDS = 100  # a standard score: 1.25 times the raw one, of twenty questions, 1 to 4 each
-NOT_GIVEN = r"(?i)(nan|n/?a|none|null|<na>|-)?"  # a cell of a score
+NOT_GIVEN = r"(?i)(nan|#?n/?a|none|null|<na>|missing|unknown|[-?.])?"  # a cell of a score
 HEADER_ONLY = 1000  # bytes; a WAV no larger holds no answer
 
 
@@ -517,6 +518,8 @@ def read_folder_labels(labels: Path, files: Files, findings: Findings) -> pd.Dat
 def name_people(paths: pd.Series, labels: Path) -> pd.Series:
     """Takes each file's stem for a person; stops where that leaves open who is who."""
     stems = paths.map(lambda path: compose(path.stem))
+    if lost := list(stems[stems.str.contains(LOST)]):  # labels that say so could not be read
+        raise InputError(f"{labels}: {join_names(lost, 3)} is no person's name: rename the file")
     same = stems.map(fold_spelling).duplicated(keep=False)
     if same.any():
         names = join_names(map(name_sound, paths[same]), 3)

@@ -153,7 +153,7 @@ def clean_cell(cell: str) -> str:
     """Without spaces around, and what makes text of it in a spreadsheet: `="007"`, `'007`."""
     cell = cell.strip()
     if cell.startswith(("=", "'")):
-        cell = re.sub(r"""\A="(.*)"\Z|\A'(?=[\d=＝+＋＠@－-])""", r"\1", cell).strip()
+        cell = re.sub(r"""\A="(.*)"\Z|\A'(?=[=＝+＋＠@－-]|\d[\d.,:/-]*\Z)""", r"\1", cell).strip()
     return cell
 
 
@@ -239,8 +239,8 @@ GENDERS = {"m": "male", "male": "male", "man": "male"}
 GENDERS |= {"f": "female", "female": "female", "w": "female", "woman": "female"}
 PEOPLE = ("participant", "speaker", "subject", "patient", "person", "actor", "proband")
 ENDS = ("", "_id", "id", "_no", "_number")
-# Not personality, subjective, factor or outpatient; nor what says something of a person.
-OF_PEOPLE = re.compile(rf"(?:^|_)(?:{'|'.join(PEOPLE)})(?!al|iv)(?!.*_(?:age|sex|gender)$)")
+# What may name people; not what says something of them, such as speaker_emotion.
+OF_PEOPLE = re.compile(rf"(?:^|_)(?:{'|'.join(PEOPLE)})_?(?:id|no|nr|number|name|code|key|\d+)?$")
 COLUMNS = {  # what a column may be called
     "label": ("label",),
     "participant": tuple(
@@ -261,25 +261,30 @@ compose = partial(unicodedata.normalize, "NFC")  # spreadsheets compose é, macO
 # What is left of other scripts, of long numbers, of formulas and of cells that were missing.
 LOST = r"\?\?|\ufffd|\A(?i:\?|nan|none|null|n/?a|<na>|\d+(?:[.,]\d+)?e\+\d+)\Z"
 LOST += r"|\A#(?i:#+|n/?[adv]|.*[!?])\Z"
-WAS_LOST = "was lost before it was saved: format the column as text, save it as CSV UTF-8"
+WAS_LOST = "was lost before it was saved: format the column as text, save it as CSV UTF-8; if it "
+WAS_LOST += "is a name, spell it otherwise"
 
 
 @cache
 def divide(letter: str) -> str:
-    """A dash for punctuation and spaces; not for emoji, which are names."""
-    category = unicodedata.category(letter)
-    return "-" if letter.isspace() or category.startswith(("P", "Sk", "Sm")) else letter
+    """A dash for punctuation and spaces; not for emoji and signs such as A+, which are names."""
+    is_accent = unicodedata.category(letter) == "Sk" and letter < "\U0001f000"  # not a skin's tone
+    is_punctuation = unicodedata.category(letter).startswith("P") or letter == "−"
+    return "-" if letter.isspace() or is_accent or is_punctuation else letter
 
 
 def fold_spelling(name: str) -> str:
     """What a name has in common with its other spellings: `S01`, `s-1 ` and `S1.0` are one.
 
-    Between digits it matters that something divides them, not what: 1-11, 1_11; not 11-1.
+    Between two digits or letters it matters that something divides them, not what: 1-11, 1_11;
+    not 11-1.
     """
     name = INVISIBLE.sub("", name.replace("´", "'"))  # NFKC makes a space and an accent of it
     name = unicodedata.normalize("NFKC", name).casefold()
+    name = re.sub(r"(?<=\D)\s+(?=\D)", "", name)
     divided = "".join(map(divide, re.sub(r"[.,]0+$", "", name)))
-    folded = re.sub(r"(?<!\d)-|-(?!\d)", "", re.sub("-+", "-", divided))
+    divided = re.sub("-+", "-", divided)
+    folded = re.sub(r"\A-|-\Z|(?<=\D)-(?=\d)|(?<=\d)-(?=\D)", "", divided)
     return re.sub(r"(?<!\d)0+(?=\d)", "", folded) or name
 
 
@@ -312,12 +317,15 @@ def rename_columns(table: pd.DataFrame, key: str, path: str | Path) -> list[str]
     names = {key: key}
     for name, spellings in COLUMNS.items():
         found = [column for column in table.columns if column in spellings]
+        # Of actor and the like beside a participant only the latter says who is who.
+        found = [one for one in found if one.startswith(PEOPLE[:3])] or found
         if len(found) > 1:
             raise InputError(f"{path}: columns {' and '.join(found)} mean the same: keep one")
         names |= dict.fromkeys(found, name)
     unused = [column for column in table.columns if column not in names]
     who = [column for column in unused if OF_PEOPLE.search(column)]
-    if who and "participant" not in names.values():
+    told = key == "id" and any("_clip_" in cell for cell in table["id"].to_numpy().ravel())
+    if who and not told and "participant" not in names.values():
         hint = "if it names each clip's person, call it participant, or remove it"
         raise InputError(f"{path}: who is who? Column {who[0]} is not used: {hint}")
     table.drop(columns=unused, inplace=True)

@@ -789,3 +789,10 @@ def test_what_is_no_corpus(folder, tmp_path):
     assert "expected columns file" in text and "'name', 'label'" in text
     table.write_text("")
     assert f"{table}: expected columns file and label" in message(folder, table)
+
+
+def test_a_file_that_labels_could_not_name_is_refused_at_once(folder):
+    (folder / "a.wav").rename(folder / "NA.wav")
+    (folder / "l.csv").write_text("file,label\nNA.wav,0\nb.wav,1\n")
+    with pytest.raises(InputError, match="NA is no person's name: rename the file"):
+        read(folder, folder / "l.csv")

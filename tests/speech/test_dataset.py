@@ -412,12 +412,24 @@ def test_a_column_that_may_name_people_is_not_passed_over(tmp_path, column):
 
 @pytest.mark.parametrize(
     "column",
-    ["factor", "personality", "Subjective Score", "outpatient", "patient_age", "Speaker Gender"],
+    ["factor", "personality", "Subjective Score", "outpatient", "patient_age", "Speaker Gender"]
+    + ["speaker_emotion", "participant_phq8", "num_speakers", "patient"],  # ids say who is who
 )
 def test_a_column_of_something_else_is_only_noted(tmp_path, column):
     text = f"id,label,{column}\na_clip_0,0,1\na_clip_8,0,2\nb_clip_0,1,1\n"
     _, notes = read_labels(labels(tmp_path, text))
     assert len(notes) == 1 and "columns that are not used" in notes[0]
+
+
+def test_beside_a_participant_an_actor_is_only_noted(tmp_path):
+    text = "id,label,participant,actor\na,0,P1,x\nb,1,P2,x\n"
+    frame, notes = read_labels(labels(tmp_path, text))
+    assert frame["participant"].tolist() == ["P1", "P2"] and "actor" in notes[0]
+
+
+def test_a_name_with_an_apostrophe_is_kept(tmp_path):
+    frame, _ = read_labels(labels(tmp_path, "id,label,participant\n'90s,0,'007\nb,1,2\n"))
+    assert frame["id"][0] == "'90s" and frame["participant"][0] == "007"
 
 
 @pytest.mark.parametrize("column", ["participant", "fold"])
@@ -581,7 +593,8 @@ def test_a_decimal_comma_is_a_spelling(tmp_path):
 @pytest.mark.parametrize(
     "one, other",
     [("1-11", "11-1"), ("1-11", "111"), ("30-0", "300"), ("\U0001f436", "\U0001f431")]
-    + [("\u0915\u093f", "\u0915\u0940"), ("?a", "?b"), ("+", "-"), ("3.10", "3.1")],
+    + [("\u0915\u093f", "\u0915\u0940"), ("?a", "?b"), ("+", "-"), ("3.10", "3.1")]
+    + [("Ann_Alee", "Anna_Lee"), ("\U0001f469\U0001f3fd", "\U0001f469\U0001f3ff"), ("A+", "A-")],
 )
 def test_other_people_are_not_taken_for_another_spelling(tmp_path, one, other):
     frame, _ = read_labels(labels(tmp_path, f"id,label,participant\na,1,{one}\nb,0,{other}\n"))
