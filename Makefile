@@ -23,7 +23,7 @@ demo: weights/lstm.safetensors weights/cnn.safetensors
 
 # One thread each: the tests' models are so small that two would only wait for each other.
 test: .venv/dev
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev
 	.venv/bin/ruff check .

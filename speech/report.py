@@ -431,6 +431,7 @@ def draw_confusion(axes: "Axes", frame: pd.DataFrame) -> None:
 
 def draw_roc(axes: "Axes", frame: pd.DataFrame, auroc: dict) -> None:
     """The ROC over those of 200 resamples of the people."""
+    from matplotlib.collections import LineCollection
     from sklearn.metrics import roc_curve
 
     axes.set(title="ROC, and in 200 resamples of the people", aspect="equal")
@@ -438,14 +439,17 @@ def draw_roc(axes: "Axes", frame: pd.DataFrame, auroc: dict) -> None:
     if auroc["value"] is None:
         write_note(axes, UNDEFINED)
         return
+    label, probability = frame["label"].to_numpy(), frame["probability"].to_numpy()
     people = np.unique(frame["participant"].astype(str), return_inverse=True)[1]
-    for weights in next(draw_people(people.max() + 1, 200, seed=0))[:, people]:
-        if frame["label"][weights > 0].nunique() == 2:
-            curve = roc_curve(frame["label"], frame["probability"], sample_weight=weights)
-            axes.plot(*curve[:2], color=BLUE, alpha=0.04)
+    resamples = next(draw_people(people.max() + 1, 200, seed=0))[:, people]
+    curves = [
+        np.column_stack(roc_curve(label, probability, sample_weight=weights)[:2])
+        for weights in resamples
+        if 0 < label[weights > 0].mean() < 1
+    ]
+    axes.add_collection(LineCollection(curves, colors=BLUE, alpha=0.04))  # faster than 200 lines
     axes.plot([0, 1], [0, 1], ":", color=GREY)
-    curve = roc_curve(frame["label"], frame["probability"])
-    axes.plot(*curve[:2], color=BLUE, label=f"AUROC {format_score(auroc)}")
+    axes.plot(*roc_curve(label, probability)[:2], color=BLUE, label=f"AUROC {format_score(auroc)}")
     axes.legend(loc="lower right")
 
 

@@ -7,11 +7,14 @@ import io
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import common
+from speech import report
 from speech.cli import InputError, run
 from speech.metadata import DataSummary, hash_participant, make_metadata
 from speech.report import METRICS
@@ -29,6 +32,17 @@ SHAPE = (16, 24)
 SOUND = {"sample_rate": 8000, "n_fft": 512, "hop_length": 340, "n_mels": 16, "clip_seconds": 1}
 QUICK = ("--epochs", 2, "--batch-size", 8, "--members", 1, "--threads", 1)
 SHARED = ROOT.parent / "shared" / "data"  # real speech, where it is at hand
+LONGEST = "test_browser.py", "test_experiment.py", "test_tune.py", "test_demo.py"
+
+# Whoever runs the tests in the background (nohup, a script's &) may have these ignored, and what
+# they start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files begin first: at the end no process waits for one of them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def write_clips(folder, participants=12, clips=6, shape=SHAPE, seed=0, labels=None):
@@ -113,9 +127,15 @@ def data_flags(folder):
     return ["--spectrograms", folder / "Spectrograms", "--labels", folder / "dataset.csv"]
 
 
-def train(script, folder, out, *arguments):
-    """Runs a training script on a folder of write_clips."""
-    return call_script(script, *data_flags(folder), "--weights", out, *arguments)
+def train(script, folder, out, *arguments, picture=False):
+    """Runs a training script on a folder of write_clips.
+
+    Args:
+        picture: whether the report's is drawn, which takes two thirds of a small training.
+    """
+    draw = report.draw_report if picture else lambda path, *_: Path(path).touch()
+    with mock.patch.object(report, "draw_report", draw):
+        return call_script(script, *data_flags(folder), "--weights", out, *arguments)
 
 
 fuzzed = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))

@@ -77,20 +77,27 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def contexts():
+    """By size, scheme and language: with the page's scripts in its cache a visit begins at once."""
+    return {}
+
+
 @pytest.fixture
-def visit(browser, server):
+def visit(browser, server, contexts):
     """Opens the page -> Playwright's page; what it promises to everybody is checked at the end."""
     pages, errors, requests = [], [], []
 
     def visit(size=DESK, scheme="light", locale="en-US"):
-        context = browser.new_context(
-            viewport=dict(zip(("width", "height"), size, strict=True)),
-            color_scheme=scheme,
-            locale=locale,
-            permissions=["microphone"],
-        )
-        context.set_default_timeout(PATIENCE)
-        page = context.new_page()
+        if (size, scheme, locale) not in contexts:
+            contexts[size, scheme, locale] = browser.new_context(
+                viewport=dict(zip(("width", "height"), size, strict=True)),
+                color_scheme=scheme,
+                locale=locale,
+                permissions=["microphone"],
+            )
+            contexts[size, scheme, locale].set_default_timeout(PATIENCE)
+        page = contexts[size, scheme, locale].new_page()
         page.on("console", lambda message: message.type == "error" and errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
@@ -105,7 +112,7 @@ def visit(browser, server):
     for page in pages:
         assert page.evaluate("Object.keys(localStorage)") == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        page.context.close()
+        page.close()
 
 
 def re_any(*words):
@@ -675,6 +682,10 @@ def test_with_200_files_the_button_stays_in_the_first_screen(visit, tmp_path):
         assert box["y"] + box["height"] <= height
 
 
+FADED = """() => document.getAnimations().every(
+    one => one.playState != "running" || one.effect.getTiming().iterations == Infinity)"""
+
+
 def examine(page, state):
     """At every size, light and dark, axe-core finds nothing serious; nothing is too wide."""
     for scheme in ("light", "dark"):
@@ -682,7 +693,7 @@ def examine(page, state):
         page.wait_for_function(
             "dark => document.body.classList.contains('dark') == dark", arg=scheme == "dark"
         )
-        page.wait_for_timeout(700)  # while parts fade in their contrast is low
+        page.wait_for_function(FADED)  # while parts fade in their contrast is low
         for size in resize(page):
             for found in Axe().run(page).response["violations"]:
                 nodes = [node["html"] for node in found["nodes"]]

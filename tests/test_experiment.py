@@ -44,7 +44,8 @@ from sklearn.model_selection import train_test_split
 @pytest.mark.parametrize("name", common.list_models())
 def test_a_script_trains_reports_and_saves(name, small_dataset, tmp_path):
     out = tmp_path / "weights" / f"{name}.safetensors"
-    process = train(f"train_{name}.py", small_dataset, out, *QUICK, "--patience", 5)
+    flags = *QUICK, "--patience", 5
+    process = train(f"train_{name}.py", small_dataset, out, *flags, picture=True)
     assert process.returncode == 0, process.stderr
     assert "epoch   2/2  train loss" in process.stdout and "val accuracy" in process.stdout
     model, metadata = load_weights(out)
