@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, wraps
@@ -57,20 +58,30 @@ NPY_HEADER = 128  # bytes that numpy writes before the values of a small array
 # --- the transform ------------------------------------------------------------------------------
 
 
+LOADING = threading.Lock()
+
+
 @lru_cache(1)
 def load_librosa() -> ModuleType:
-    """Imported as it is, it compiles for 20 s, once for each user, what log_mel never calls."""
+    """Imported as it is, it compiles for 20 s, once for each user, what log_mel never calls.
+
+    BLAS has one thread from here on: two take a fifth more of the processor for the same time, and
+    clips would differ in their last bits from those that prepare.py's processes make.
+    """
     import numba
+    from threadpoolctl import threadpool_limits
 
-    eager = numba.guvectorize, numba.vectorize
-    numba.guvectorize = numba.vectorize = lambda *_, **__: lambda function: function
-    try:
-        import librosa
+    with LOADING:  # two threads would each take the other's patch for numba's own
+        eager = numba.guvectorize, numba.vectorize
+        numba.guvectorize = numba.vectorize = lambda *_, **__: lambda function: function
+        try:
+            import librosa
 
-        _ = librosa.filters, librosa.stft  # it imports its parts as they are asked for
-        return librosa
-    finally:
-        numba.guvectorize, numba.vectorize = eager
+            _ = librosa.filters, librosa.stft  # it imports its parts as they are asked for
+            threadpool_limits(1, user_api="blas")
+            return librosa
+        finally:
+            numba.guvectorize, numba.vectorize = eager
 
 
 @lru_cache(8)

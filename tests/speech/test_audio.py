@@ -93,19 +93,25 @@ def test_the_tone_would_be_heard(tmp_path):
 
 
 def test_warmed_up_processes_have_nothing_left_to_load():
-    """Seconds in each of prepare.py's processes otherwise; BLAS's threads must not run yet."""
+    """Seconds in each of prepare.py's processes otherwise; BLAS's threads must not run yet.
+
+    One of them, as in these processes: with two predict.py's clips are others in their last bits.
+    """
     code = """if True:
-        import sys, numpy as np
+        import sys, numpy as np, threadpoolctl
         from speech import audio
         multiply, np.einsum = np.einsum, None
         audio.warm_up()
         np.einsum, before = multiply, set(sys.modules)
         audio.log_mel(np.random.default_rng(0).normal(size=4096).astype(np.float32))
         print(audio.mel_filters.cache_info().hits, set(sys.modules) - before)
+        print(*{pool["num_threads"] for pool in threadpoolctl.threadpool_info()
+            if pool["user_api"] == "blas"})
     """
     command = [sys.executable, "-c", code]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert process.stdout == "1 set()\n", process.stderr
+    options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "2"}, "timeout": 60}
+    process = subprocess.run(command, capture_output=True, text=True, **options)
+    assert process.stdout == "1 set()\n1\n", process.stderr
 
 
 # --- decoding -----------------------------------------------------------------------------------
