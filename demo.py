@@ -587,7 +587,8 @@ def build_about(choices: Choices) -> None:
 
 def connect_inputs(parts: dict, outputs: list, session: gr.State, running: list) -> None:
     """Any change hides the result and ends the work; a button works when there is something."""
-    ends = QUICK | {"cancels": running}
+    # Of what changes during an answer the last counts: "once", the default, forgets it.
+    ends = QUICK | {"cancels": running, "trigger_mode": "always_last"}
     files, sound, labels = (parts[name] for name in ("files", "sound", "labels"))
     chosen = [parts["kept"][part] for part in (files, sound)]
 
