@@ -77,7 +77,9 @@ def load_librosa() -> ModuleType:
         try:
             import librosa
 
-            _ = librosa.filters, librosa.stft  # it imports its parts as they are asked for
+            # It imports its parts as they are called.
+            librosa.power_to_db(np.abs(librosa.stft(np.zeros(512, np.float32), n_fft=512)))
+            librosa.filters.mel(sr=8000, n_fft=512, n_mels=8)
             threadpool_limits(1, user_api="blas")
             return librosa
         finally:
