@@ -63,10 +63,10 @@ LOADING = threading.Lock()
 
 @lru_cache(1)
 def load_librosa() -> ModuleType:
-    """Imported as it is, it compiles for 20 s, once for each user, what log_mel never calls.
+    """Imported as it is, it compiles for 15 s, once for each user, what log_mel never calls.
 
-    BLAS has one thread from here on: two take a fifth more of the processor for the same time, and
-    clips would differ in their last bits from those that prepare.py's processes make.
+    BLAS has one thread from here on: with two predict.py takes a sixth more of the processor and as
+    long, and its clips differ in their last bits from those that prepare.py's processes make.
     """
     import numba
     from threadpoolctl import threadpool_limits
@@ -122,7 +122,6 @@ def warm_up(settings: dict = SETTINGS) -> None:
 
     Nothing here multiplies: no process may be forked from one in which BLAS's threads run.
     """
-    load_librosa().stft(np.zeros(settings["n_fft"], np.float32), n_fft=settings["n_fft"])
     mel_filters(*(settings[name] for name in ("sample_rate", "n_fft", "n_mels")))
 
 

@@ -93,10 +93,10 @@ def test_the_tone_would_be_heard(tmp_path):
 
 
 def test_warmed_up_processes_have_nothing_left_to_load(tmp_path):
-    """Seconds in each of prepare.py's processes otherwise; BLAS's threads must not run yet. Nothing
-    is compiled, which takes 15 s where numba has nothing in its cache.
+    """Seconds in each of prepare.py's processes otherwise; BLAS's threads must not run yet.
 
-    One of them, as in these processes: with two predict.py's clips are others in their last bits.
+    Nothing is compiled, which takes 15 s where numba has nothing in its cache, and BLAS has one
+    thread in every process: with two clips are others in their last bits.
     """
     code = """if True:
         import sys, numpy as np, threadpoolctl
